@@ -1,0 +1,48 @@
+"""A registry is a plain table: a duplicate raises, an unknown name answers "did you mean"."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from attacks.errors import UserError
+
+T = TypeVar("T")
+
+
+class Table(Mapping[str, T], Generic[T]):
+    """Names to things, in the order they were added.
+
+    `kind` is the singular noun that the error messages use ("attack", "model").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, item: T) -> T:
+        """Register `item`; a name that is taken raises ValueError (a programming error)."""
+        if name in self._items:
+            raise ValueError(f"the {self.kind} {name!r} is registered twice")
+        self._items[name] = item
+        return item
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._items:
+            raise UserError(unknown(self.kind, name, list(self._items)))
+        return self._items[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Say in one sentence that `name` is not known, with the nearest names or all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+    return f"Unknown {kind} {name!r}; {hint}"

@@ -1,0 +1,1 @@
+"""Who meets whom, under which budget: tasks, grid, evaluation, submission, command line."""

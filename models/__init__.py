@@ -1,0 +1,1 @@
+"""What is attacked, where its weights come from, and how it was trained."""

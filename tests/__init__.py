@@ -1,0 +1,1 @@
+"""Laws, oracles and golden files."""
