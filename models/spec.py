@@ -1,0 +1,177 @@
+"""What a model is, as data: architecture, preprocessing, provenance and where its weights are."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from attacks.errors import UserError
+
+Option = str | int | float | bool
+Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+# TOML has lists only, and strict validation takes no list for a tuple.
+Floats = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class InputSpec(_Data):
+    """What the network inside wants; the threat space stays the dataset's tensor in [0, 1].
+
+    `size` None keeps the task's side. `mean` and `std` are per channel, in units of [0, 1]
+    (in BGR order where `bgr`); empty means no normalisation.
+    """
+
+    channels: Literal[1, 3] = 3
+    size: Annotated[int, Field(ge=8, le=2048)] | None = None
+    mean: Floats = ()
+    std: Floats = ()
+    bgr: bool = False
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InputSpec":
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (0, self.channels):
+                raise ValueError(f"{field} needs {self.channels} numbers, one per channel")
+        if any(value <= 0 for value in self.std):
+            raise ValueError("std must be positive")
+        if self.bgr and self.channels != 3:
+            raise ValueError("bgr needs 3 channels")
+        return self
+
+
+class WeightsSpec(_Data):
+    """Where the weights are: `file`, `url`, or `hub` with `filename`; all empty: nowhere.
+
+    `sha256` is of the file as stored. A url needs it; a hub file without it is taken as it comes,
+    and only the digest of the loaded tensors is recorded. `layout` "" is recognised by its keys.
+    """
+
+    file: str = ""
+    url: Annotated[str, Field(pattern=r"^(https://\S+)?$")] = ""
+    hub: Annotated[str, Field(pattern=r"^([\w.-]+/[\w.-]+)?$")] = ""
+    filename: str = ""
+    revision: str = ""
+    sha256: Hex = ""
+    layout: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "WeightsSpec":
+        if sum(map(bool, (self.file, self.url, self.hub))) > 1:
+            raise ValueError("give one of file, url and hub")
+        if self.url and not self.sha256:
+            raise ValueError("a url needs its sha256")
+        if bool(self.hub) != bool(self.filename):
+            raise ValueError("hub (owner/repository) and filename go together")
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self.file or self.url or self.hub)
+
+
+def _epsilon(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        radius = Fraction(value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError('write a radius as text, for example "8/255" or "0.01"') from error
+    if radius <= 0:
+        raise ValueError("a radius is positive")
+    return value
+
+
+class ModelSpec(_Data):
+    """One model. `dim` is D of its (B, D) embedding; `distance` is what retrieval ranks by.
+
+    `arch` is a name of `models.families.FAMILIES`, "timm/<name>", or "external" for a module that
+    trusted code or a `.pt2` file supplies. `sibling` names the model that differs from this one by
+    the defence alone. `baseline` marks the prior robust model the others are compared with.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    title: Annotated[str, Field(max_length=120)] = ""
+    arch: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*(/[A-Za-z0-9_.-]+)?$")]
+    options: dict[str, Option] = {}
+    dim: Annotated[int, Field(ge=1, le=65536)]
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    l2norm: bool = False
+    head: Literal["linear", "none"] = "linear"
+    input: InputSpec = InputSpec()
+    training: str = "natural"
+    loss: str = ""
+    trained_on: str = ""
+    defence_eps: Annotated[str, BeforeValidator(_epsilon)] = ""
+    sibling: str | None = None
+    paper: str = ""
+    licence: str = ""
+    weights: WeightsSpec = WeightsSpec()
+    notes: str = ""
+    baseline: bool = False
+
+    @model_validator(mode="after")
+    def _sibling(self) -> "ModelSpec":
+        if self.sibling == self.name:
+            raise ValueError("sibling: a model is not its own sibling")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tables show: the title, or the name where there is none."""
+        return self.title or self.name
+
+
+def parse(data: Mapping[str, Any], where: str) -> ModelSpec:
+    """Validate one model; UserError names `where` and the first wrong field."""
+    try:
+        return ModelSpec.model_validate(dict(data))
+    except ValidationError as error:
+        name = data.get("name")
+        owner = f"{where}, model {name!r}" if isinstance(name, str) else where
+        raise UserError(f"{owner}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first mistake of a validation, as `field: what is wrong with it.`."""
+    first = error.errors()[0]
+    # Positions in a union ("int", "constrained-str") are pydantic's words, not fields.
+    field = ".".join(str(part) for part in first["loc"] if re.match(r"^\w+$", str(part)))
+    said = first["msg"].removeprefix("Value error, ")
+    shown = first.get("input")
+    given = f" (it is {shown!r})" if isinstance(shown, str | int | float | bool) else ""
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{field + ': ' if field else ''}{said}{given}{more}."
+
+
+def read_toml(path: Path) -> list[ModelSpec]:
+    """The models of a TOML file: `[[model]]` entries, or a single model at the top level.
+
+    A relative `weights.file` is taken from the folder of the TOML file.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not TOML ({error}).") from error
+    entries = data["model"] if set(data) == {"model"} else [data]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: model: write each model as a [[model]] table.")
+    return [_anchored(parse(entry, str(path)), path.parent) for entry in entries]
+
+
+def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
+    if not spec.weights.file:
+        return spec
+    weights = spec.weights.model_copy(update={"file": str(folder / spec.weights.file)})
+    return spec.model_copy(update={"weights": weights})
