@@ -1,0 +1,189 @@
+"""What a result is: a record of how it was made, and one row per query.
+
+A cell is model x dataset x suite x norm; `CellRecord` describes it, `row_types` its rows,
+`check_rows` the laws they keep. `leaderboard.records` reads and writes both.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PROTOCOL = 1
+"""Version of the definitions in docs/protocol.md; rows of two versions never share a ranking."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelCard(BaseModel):
+    """Who was attacked: the part of the model's card that the board prints; more keys are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    name: str
+    digest: str
+    title: str = ""
+    training: str = ""
+    loss: str = ""
+    dim: int | None = None
+    distance: str = "cosine"
+    arch: str = ""
+    sibling: str | None = None
+    paper: str | None = None
+    baseline: bool = False
+    trained_on: str | None = None
+
+
+class DatasetCard(_Strict):
+    """What was retrieved: `queries_total` counts the whole test set, `chance` is R@1 of a guess."""
+
+    name: str
+    digest: str
+    queries_total: int = Field(ge=1)
+    classes: int = Field(ge=1)
+    chance: float = Field(ge=0, le=1)
+    full: bool = True
+
+
+class SuiteCard(_Strict):
+    """Which attacks ran, in order; `alone`: one attack on all queries, as `compare` runs them."""
+
+    name: str
+    digest: str
+    attacks: tuple[str, ...] = Field(min_length=1)
+    alone: bool = False
+
+
+class Shard(_Strict):
+    """Part `index` of `count` of the queries; `limit`: only so many queries were drawn."""
+
+    index: int = Field(default=0, ge=0)
+    count: int = Field(default=1, ge=1)
+    limit: int | None = None
+
+
+class Work(_Strict):
+    """What one attack cost: queries shown to it, images passed forward and backward, seconds."""
+
+    attack: str
+    shown: int = Field(ge=0)
+    forward: int = Field(ge=0)
+    backward: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+def cell_key(
+    model_digest: str,
+    dataset_digest: str,
+    suite_digest: str,
+    norm: str,
+    seed: int,
+    protocol: int,
+    limit: int | None,
+    budgets: Sequence[str],
+    ks: Sequence[int],
+) -> str:
+    """Name a cell by its contents: 16 hexadecimal digits that change with any of its inputs."""
+    parts = [model_digest, dataset_digest, suite_digest, norm, seed, protocol, limit]
+    text = json.dumps([*parts, list(budgets), list(ks)], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class CellRecord(_Strict):
+    """Everything about a cell that is not a row."""
+
+    protocol: int = PROTOCOL
+    model: ModelCard
+    dataset: DatasetCard
+    suite: SuiteCard
+    norm: str
+    budgets: tuple[str, ...] = Field(min_length=1, max_length=254)
+    headline: str
+    ks: tuple[int, ...] = Field(min_length=1)
+    seed: int = 0
+    shard: Shard = Shard()
+    work: tuple[Work, ...] = ()
+    environment: dict[str, Any] = Field(default_factory=dict)
+    rows_sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the cell: a digest of its inputs (not of its shard)."""
+        return cell_key(
+            self.model.digest,
+            self.dataset.digest,
+            self.suite.digest,
+            self.norm,
+            self.seed,
+            self.protocol,
+            self.shard.limit,
+            self.budgets,
+            self.ks,
+        )
+
+    @property
+    def censor(self) -> int:
+        """The adversarial rank at which counting stops: one above the largest k."""
+        return max(self.ks) + 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.headline not in self.budgets:
+            raise ValueError(f"headline {self.headline!r} is not one of the budgets")
+        if list(self.ks) != sorted(set(self.ks)) or self.ks[0] < 1:
+            raise ValueError("ks must be distinct, ascending and positive")
+        if self.shard.index >= self.shard.count:
+            raise ValueError("shard index must be below the shard count")
+        return self
+
+
+def row_types(budgets: int) -> dict[str, np.dtype[Any]]:
+    """Columns of a result with that many budgets, and their types.
+
+    query: id of the query; label: its class; matches: gallery items of its class (R_i, without
+    itself); clean_rank: 1 = best; average_precision and r_precision: in [0, 1], NaN where there is
+    no match. Per budget i: rank_i: largest rank found, censored above the largest k; by_i: index
+    of the attack that found it, -1 where nothing beat the clean point; size_i: norm of that
+    perturbation, 0 where there is none.
+    """
+    types = {
+        "query": "i8",
+        "label": "i8",
+        "matches": "i4",
+        "clean_rank": "i4",
+        "average_precision": "f8",
+        "r_precision": "f8",
+    }
+    for i in range(budgets):
+        types |= {f"rank_{i}": "i4", f"by_{i}": "i2", f"size_{i}": "f8"}
+    return {name: np.dtype(code) for name, code in types.items()}
+
+
+def check_rows(record: CellRecord, rows: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError, naming the column, where rows break a law of the protocol."""
+    if {n: c.dtype for n, c in rows.items()} != row_types(len(record.budgets)):
+        raise ValueError("its columns are not those of its budgets")
+    queries = rows["query"]
+    laws = {
+        "query (an id occurs twice)": len(np.unique(queries)) == len(queries),
+        "matches (negative)": (rows["matches"] >= 0).all(),
+        "clean_rank (below 1)": (rows["clean_rank"] >= 1).all(),
+    }
+    before = np.minimum(rows["clean_rank"], record.censor)
+    for i in range(len(record.budgets)):
+        rank, by, size = rows[f"rank_{i}"], rows[f"by_{i}"], rows[f"size_{i}"]
+        laws |= {
+            f"rank_{i} (falls as the budget grows)": (rank >= before).all(),
+            f"rank_{i} (above the largest k + 1)": (rank <= record.censor).all(),
+            f"by_{i} (no such attack)": ((by >= -1) & (by < len(record.suite.attacks))).all(),
+            f"size_{i} (negative or not finite)": (np.isfinite(size) & (size >= 0)).all(),
+        }
+        before = rank
+    for law, holds in laws.items():
+        if not holds:
+            raise ValueError(f"a law is broken in column {law}")
