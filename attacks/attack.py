@@ -1,0 +1,118 @@
+"""An attack = objective (what to break) + search (how to move) + budget (how far, given later)."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from attacks.budget import Budget
+from attacks.errors import UserError
+from attacks.objectives import Objective
+from attacks.searches import Search
+
+
+class Metered(Protocol):
+    """The victim as a `Whole` search sees it: every pass through it is counted.
+
+    Calling it embeds (rows, C, H, W) images; `logits` gives, per class of the gallery, the largest
+    similarity to an item of it (the query's own id excluded), row i being the i-th image of the
+    batch that `run` was given; `labels` are the classes' positions for those rows.
+    """
+
+    labels: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def logits(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Whole(Protocol):
+    """A search that needs the model itself, such as any attack of another library.
+
+    It gets fixed batches and returns one image per row; the engine clips, audits and verifies what
+    comes back. The law that the batch size changes nothing does not hold for it.
+    """
+
+    name: str
+    paper: str
+
+    def run(self, model: Metered, x: Tensor, ids: list[int], budget: Budget, seed: int) -> Tensor:
+        """Perturb clean images (rows, C, H, W) within the budget."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One line of the attack table.
+
+    `last` claims the last iterate only, as some released code does (the engine otherwise claims the
+    best). `restarts` runs the search again, from other noise, on what still holds. `declares` says
+    what kind of attack it is ("white-box", "iterative", ...), which decides the laws it must obey.
+    """
+
+    name: str
+    objective: Objective
+    search: Search | Whole
+    restarts: int = 1
+    last: bool = False
+    declares: frozenset[str] = frozenset({"white-box"})
+    paper: str = ""
+    about: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that determines what the attack does, as plain data (for the suite digest)."""
+        return {
+            "name": self.name,
+            "objective": [self.objective.name, dataclasses.asdict(self.objective)],
+            "search": [self.search.name, parameters(self.search)],
+            "restarts": self.restarts,
+            "last": self.last,
+        }
+
+    def change(self, **options: str) -> "Attack":
+        """The same attack with other parameters, given as text: `change(steps="100")`.
+
+        An unknown parameter or a value of the wrong type raises UserError.
+        """
+        attack = self
+        known = parameters(self.search)
+        for option, text in options.items():
+            if option == "restarts":
+                attack = dataclasses.replace(attack, restarts=_parse(self.name, option, text, 1))
+            elif option in known and dataclasses.is_dataclass(attack.search):
+                value = _parse(self.name, option, text, known[option])
+                search: Any = dataclasses.replace(attack.search, **{option: value})
+                attack = dataclasses.replace(attack, search=search)
+            else:
+                names = ", ".join(["restarts", *known])
+                raise UserError(f"Attack {self.name} has no parameter {option!r}; it takes {names}.")
+        suffix = ",".join(f"{option}={text}" for option, text in options.items())
+        return dataclasses.replace(attack, name=f"{self.name}:{suffix}" if suffix else self.name)
+
+
+def parameters(search: Any) -> dict[str, Any]:
+    """The parameters of a search by name."""
+    return {name: value for name, value in vars(search).items() if not name.startswith("_")}
+
+
+def split_options(text: str) -> tuple[str, dict[str, str]]:
+    """Take "pgd:steps=100,restarts=5" apart into the name and its options."""
+    match = re.fullmatch(r"([^=,]+?)(?::((?:[^:=,]+=[^=,]+)(?:,[^=,]+=[^=,]+)*))?", text.strip())
+    if not match:
+        raise UserError(
+            f"Cannot read the attack {text!r}; write NAME or NAME:parameter=value,parameter=value."
+        )
+    pairs = [pair.split("=") for pair in (match[2] or "").split(",") if pair]
+    return match[1], {name.strip(): value.strip() for name, value in pairs}
+
+
+def _parse(attack: str, option: str, text: str, like: Any) -> Any:
+    try:
+        value = type(like)(text)
+    except (TypeError, ValueError):
+        kind = {int: "a whole number", float: "a number"}.get(type(like), "text")
+        raise UserError(f"Attack {attack}: {option}={text!r} must be {kind}.") from None
+    if isinstance(value, int) and value < 1:
+        raise UserError(f"Attack {attack}: {option}={text} must be at least 1.")
+    return value

@@ -1,0 +1,180 @@
+"""Norms: the one place that knows what "how far" means.
+
+A budget is a norm and a radius. The radius is text ("8/255", "0.01") wherever it is written down, so
+that no record depends on how a float was printed, and a float only when computing.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.errors import UserError
+from attacks.table import Table
+
+
+def parse_radius(text: str) -> float:
+    """Turn "8/255", "0.01" or "2" into a float; anything but a positive number raises UserError."""
+    try:
+        value = float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise UserError(f"The budget {text!r} is no radius; write a positive number such as 8/255 or 0.01.")
+    return value
+
+
+def spread(per_row: Tensor, like: Tensor) -> Tensor:
+    """View a (rows,) tensor so that it broadcasts over (rows, ...)."""
+    return per_row.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Budget(ABC):
+    """All perturbations of one norm up to `radius`, inside the box [0, 1].
+
+    Images are (rows, ...) float32; whatever follows the first dimension is one image. Radii of
+    different rows may differ, so every method takes them as a (rows,) tensor.
+    """
+
+    radius: str
+    norm: ClassVar[str]
+
+    @property
+    def eps(self) -> float:
+        """The radius as a number, in units of the pixel range [0, 1]."""
+        return parse_radius(self.radius)
+
+    @property
+    @abstractmethod
+    def limit(self) -> float:
+        """The largest float64 size that the budget audit accepts (protocol: norms are checked)."""
+
+    def radii(self, x: Tensor) -> Tensor:
+        """The radius once per row of `x`: (rows,) float32."""
+        return torch.full((len(x),), self.eps, dtype=torch.float32, device=x.device)
+
+    def project(self, x: Tensor, origin: Tensor, radii: Tensor) -> Tensor:
+        """Move `x` in place to the nearest point of the ball around `origin`, then into the box.
+
+        The origin lies in the box, so clipping moves every pixel toward it: the norm cannot grow.
+        """
+        return self._into_ball(x, origin, radii).clamp_(0, 1)
+
+    @staticmethod
+    @abstractmethod
+    def _into_ball(x: Tensor, origin: Tensor, radii: Tensor) -> Tensor: ...
+
+    @staticmethod
+    @abstractmethod
+    def size(x: Tensor, origin: Tensor) -> Tensor:
+        """The norm of x - origin per row, in float64: (rows,)."""
+
+    @staticmethod
+    @abstractmethod
+    def ascent(gradient: Tensor) -> Tensor:
+        """The direction of unit norm along which a linear loss grows fastest; 0 where there is none."""
+
+    @staticmethod
+    @abstractmethod
+    def dual(gradient: Tensor) -> Tensor:
+        """The dual norm per row: how much a linear loss grows per unit of radius. (rows,)."""
+
+    @staticmethod
+    @abstractmethod
+    def sample(noise: Tensor, pick: Tensor) -> Tensor:
+        """A point spread uniformly over the unit ball.
+
+        `noise` (rows, ...) holds standard normal numbers, `pick` (rows,) uniform ones in [0, 1).
+        """
+
+
+class Linf(Budget):
+    """No pixel moves by more than the radius."""
+
+    norm = "linf"
+
+    @property
+    def limit(self) -> float:
+        return self.eps + 1e-6
+
+    @staticmethod
+    def _into_ball(x: Tensor, origin: Tensor, radii: Tensor) -> Tensor:
+        radii = spread(radii, x)
+        return torch.clamp(x, origin - radii, origin + radii, out=x)
+
+    @staticmethod
+    def size(x: Tensor, origin: Tensor) -> Tensor:
+        return (x.double() - origin.double()).abs().flatten(1).amax(1)
+
+    @staticmethod
+    def ascent(gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    @staticmethod
+    def dual(gradient: Tensor) -> Tensor:
+        return gradient.abs().flatten(1).sum(1)
+
+    @staticmethod
+    def sample(noise: Tensor, pick: Tensor) -> Tensor:
+        # The normal distribution function makes the numbers uniform; the ball is a cube, so no
+        # radius has to be picked.
+        return torch.special.ndtr(noise) * 2 - 1
+
+
+class L2(Budget):
+    """The Euclidean length of the perturbation, over all channels and pixels."""
+
+    norm = "l2"
+
+    @property
+    def limit(self) -> float:
+        return self.eps * (1 + 1e-5)
+
+    @staticmethod
+    def _into_ball(x: Tensor, origin: Tensor, radii: Tensor) -> Tensor:
+        x -= origin
+        length = x.flatten(1).norm(dim=1)
+        x *= spread((radii / length.clamp_min(1e-12)).clamp_max(1), x)
+        x += origin
+        return x
+
+    @staticmethod
+    def size(x: Tensor, origin: Tensor) -> Tensor:
+        return (x.double() - origin.double()).flatten(1).norm(dim=1)
+
+    @staticmethod
+    def ascent(gradient: Tensor) -> Tensor:
+        # Scaling by the largest entry first: squares of gradients below 1e-19 would be lost.
+        peak = gradient.abs().flatten(1).amax(1)
+        scaled = gradient / spread(peak.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+        return scaled / spread(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)
+
+    @staticmethod
+    def dual(gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).norm(dim=1)
+
+    @staticmethod
+    def sample(noise: Tensor, pick: Tensor) -> Tensor:
+        dims = noise[0].numel()
+        return L2.ascent(noise) * spread(pick ** (1 / dims), noise)
+
+
+NORMS: Table[type[Budget]] = Table("norm")
+NORMS.add("linf", Linf)
+NORMS.add("l2", L2)
+
+
+def budgets(norm: str, radii: tuple[str, ...] | list[str]) -> tuple[Budget, ...]:
+    """The grid of one norm, smallest radius first; equal or falling radii raise UserError."""
+    grid = tuple(NORMS[norm](radius) for radius in radii)
+    sizes = [budget.eps for budget in grid]
+    if not grid or any(a >= b for a, b in pairwise(sizes)):
+        raise UserError(
+            f"The {norm} budgets {list(radii)} do not rise; list each radius once, smallest first."
+        )
+    return grid

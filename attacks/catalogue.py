@@ -1,0 +1,133 @@
+"""The attack table and the suites: plain tables, one line each.
+
+An outside package adds to them with the entry points `robustdml.attacks` and `robustdml.suites`,
+each a callable that returns one `Attack` or `Suite`.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import foolbox
+import torch
+
+from attacks.attack import Attack, split_options
+from attacks.objectives import Drift, Margin, Push
+from attacks.searches import FGSM, FMN, PGD, Noise
+from attacks.table import Table
+
+# Raised when the engine changes what an unchanged attack finds, so that old rows are told apart.
+ENGINE = 1
+
+_GRADIENT = frozenset({"white-box", "iterative", "untargeted"})
+_ONE_STEP = frozenset({"white-box", "untargeted"})
+
+_ATTACKS = (
+    Attack(
+        "fmn", Margin(), FMN(), declares=_GRADIENT, about="min-norm search on the margin, one run for each k"
+    ),
+    Attack("pgd", Margin(), PGD(), declares=_GRADIENT, about="cold PGD on the margin at each budget"),
+    Attack("pgd-push", Push(), PGD(), declares=_GRADIENT, about="PGD away from the nearest other positive"),
+    Attack("pgd-drift", Drift(), PGD(), declares=_GRADIENT, about="PGD away from the clean embedding"),
+    Attack("fgsm", Margin(), FGSM(), declares=_ONE_STEP, about="one full step on the margin"),
+    Attack("noise", Margin(), Noise(), declares=frozenset({"untargeted"}), about="random points of the ball"),
+    Attack(
+        "released",
+        Drift(),
+        # The released code steps 2 eps / steps from a random start.
+        PGD(steps=5, stride=2.0),
+        last=True,
+        declares=frozenset({"white-box", "untargeted"}),
+        paper="arXiv 2102.07265",
+        about="the seed's released code: PGD-5 from the query's own clean embedding, last iterate",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Attacks run in this order, the later ones on what still holds; the worst case counts."""
+
+    name: str
+    attacks: tuple[Attack, ...]
+    about: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over every attack's parameters, the engine and the library versions."""
+        facts: dict[str, Any] = {
+            "attacks": [attack.describe() for attack in self.attacks],
+            "engine": ENGINE,
+            "torch": torch.__version__.split("+")[0],
+        }
+        if any(attack.name.startswith("foolbox:") for attack in self.attacks):
+            facts["foolbox"] = foolbox.__version__
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def attack_table() -> Table[Attack]:
+    """Every attack by name, ours first, then those of installed plug-ins."""
+    table: Table[Attack] = Table("attack")
+    for attack in (*_ATTACKS, *_plugins("robustdml.attacks")):
+        table.add(attack.name, attack)
+    return table
+
+
+@cache
+def suite_table() -> Table[Suite]:
+    """Every suite by name."""
+    attacks = attack_table()
+    table: Table[Suite] = Table("suite")
+    table.add(
+        "quick",
+        Suite(
+            "quick", (_renamed(attacks["fmn"].change(steps="20"), "fmn"),), "min-norm on the margin, 20 steps"
+        ),
+    )
+    standard = tuple(attacks[name] for name in ("fmn", "pgd", "fgsm", "noise"))
+    table.add(
+        "standard", Suite("standard", standard, "the ranking suite: min-norm, then cold PGD, FGSM, noise")
+    )
+    for suite in _plugins("robustdml.suites"):
+        table.add(suite.name, suite)
+    return table
+
+
+def find_attack(text: str) -> Attack:
+    """An attack by name, with parameters if wanted: "pgd", "pgd:steps=100,restarts=5"."""
+    name, options = split_options(text)
+    attack = attack_table()[name]
+    return attack.change(**options) if options else attack
+
+
+def find_suite(wanted: str | Sequence[str]) -> Suite:
+    """A suite by name; else the one attack of that name, or a list of attacks, as a suite of its own."""
+    if isinstance(wanted, str) and wanted in suite_table():
+        return suite_table()[wanted]
+    if isinstance(wanted, str):
+        name, _ = split_options(wanted)
+        if name not in attack_table():
+            # Ask the table that knows both, so that "standrad" is answered with "standard".
+            both: Table[object] = Table("suite or attack")
+            for known in (*suite_table(), *attack_table()):
+                both.add(known, None)
+            both[name]
+        wanted = [wanted]
+    attacks = tuple(find_attack(text) for text in wanted)
+    return Suite("+".join(attack.name for attack in attacks), attacks)
+
+
+def _renamed(attack: Attack, name: str) -> Attack:
+    from dataclasses import replace
+
+    return replace(attack, name=name)
+
+
+def _plugins(group: str) -> list[Any]:
+    return [point.load()() for point in importlib.metadata.entry_points(group=group)]

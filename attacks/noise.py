@@ -1,0 +1,34 @@
+"""Random numbers that belong to a query, not to a batch.
+
+Every draw is keyed by (seed, query id, stream), so that neither the batch size nor the order nor the
+number of machines changes what a query meets. They are drawn on the CPU for the same reason: a GPU
+has another generator.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def key(*parts: int | str) -> int:
+    """Mix integers and words into one seed below 2**63 (the same on every machine)."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def normal(like: Tensor, seed: int, ids: Iterable[int], stream: int = 0) -> Tensor:
+    """Standard normal numbers of the shape of `like` (rows, ...), row i keyed by ids[i]."""
+    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]
+    return torch.stack(draws).to(like.device)
+
+
+def uniform(like: Tensor, seed: int, ids: Iterable[int], stream: int = 0) -> Tensor:
+    """Numbers in [0, 1) of the shape of `like` (rows, ...), row i keyed by ids[i]."""
+    draws = [torch.rand(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]
+    return torch.stack(draws).to(like.device)
+
+
+def _generator(seed: int, row: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed(key(seed, row, stream))

@@ -1,0 +1,97 @@
+"""What to break: a loss on the embedding, larger when the retrieval is worse.
+
+An objective sees one `Scene`: the embeddings of some perturbed queries and how each stands in the
+gallery at this very step (matches and impostors are chosen again at every step; a target chosen
+once is easy to overshoot). It never sees a norm or an image.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.retrieval import Gallery, Standing
+
+
+@dataclass
+class Scene:
+    """Some perturbed queries in front of the gallery, all tensors with one row per perturbed image.
+
+    `vectors` (rows, D): prepared embeddings, carrying the gradient. `standing`: their matches and
+    impostors, without gradient. `aim` (rows,) int64: the k to break, the smallest not yet broken.
+    `clean` (rows, D): the prepared embeddings of the unperturbed queries.
+    """
+
+    gallery: Gallery
+    vectors: Tensor
+    standing: Standing
+    aim: Tensor
+    clean: Tensor
+
+    @property
+    def match(self) -> Tensor:
+        """Similarity to the most similar match, (rows,), with gradient."""
+        return self.gallery.pairwise(self.vectors, self.gallery.vectors[self.standing.match_at])
+
+    @property
+    def impostor(self) -> Tensor:
+        """Similarity to the aim-th most similar impostor, (rows,); -inf where there is none."""
+        near, at = self.standing.impostor(self.aim)
+        now = self.gallery.pairwise(self.vectors, self.gallery.vectors[at])
+        return torch.where(near > -torch.inf, now, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """The base of all objectives.
+
+    `aimed`: the loss depends on the aim, so the search starts afresh when the aim moves on.
+    `crosses`: the loss is >= 0 exactly where recall@aim is broken by the margin tau that the
+    verification asks for; min-norm searches need that.
+    """
+
+    name: ClassVar[str]
+    aimed: ClassVar[bool] = False
+    crosses: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, scene: Scene) -> Tensor:
+        """The loss per row, (rows,)."""
+
+
+class Margin(Objective):
+    """Across the nearest boundary: k-th impostor minus best match, both chosen at every step.
+
+    This is the metric itself as a loss (a difference of logits as in Carlini & Wagner 2017,
+    arXiv 1608.04644, on the nearest-neighbour rule).
+    """
+
+    name = "margin"
+    aimed = True
+    crosses = True
+
+    def __call__(self, scene: Scene) -> Tensor:
+        return scene.impostor - scene.match - scene.gallery.tau
+
+
+class Push(Objective):
+    """Away from the most similar OTHER positive, wherever that leads."""
+
+    name = "push"
+
+    def __call__(self, scene: Scene) -> Tensor:
+        return -scene.match
+
+
+class Drift(Objective):
+    """Away from the query's own clean embedding (embedding shift; what Panum et al. 2021, arXiv
+    2102.07265, release as their attack). Its gradient vanishes at the clean point, so it needs a
+    random start.
+    """
+
+    name = "drift"
+
+    def __call__(self, scene: Scene) -> Tensor:
+        return -scene.gallery.pairwise(scene.vectors, scene.clean)

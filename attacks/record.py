@@ -1,0 +1,89 @@
+"""What was found: the largest verified rank per query and budget.
+
+Decision 1 of the architecture: this table of integers is the result. Ranks are censored one above
+the largest k, because a query leaves the search there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.budget import Budget
+
+CLEAN = -1  # in `by`: nothing beat the clean point
+
+
+class Record:
+    """Ranks (budgets, queries) that only ever rise, and never fall along the budgets.
+
+    `clean` (Q,) are the clean ranks; `reach` (Q,) the impostors that a query has (recall@k cannot be
+    broken with fewer than k), 0 where it has no match and does not count; `by` says which attack (its
+    index) reached the rank, `size` how large its perturbation was. For the queries in `keep` the perturbed image that reached the rank
+    at budget `keep_at` is kept, so that anyone can score it again.
+    """
+
+    def __init__(
+        self,
+        clean: np.ndarray,
+        budgets: Sequence[Budget],
+        ks: Sequence[int],
+        reach: np.ndarray,
+        keep: Sequence[int] = (),
+        keep_at: int = 0,
+    ) -> None:
+        self.budgets, self.ks = tuple(budgets), tuple(ks)
+        self.top = max(ks) + 1
+        self.clean, self.reach = clean, reach
+        self.rank = np.tile(np.minimum(clean, self.top), (len(budgets), 1))
+        self.by = np.full(self.rank.shape, CLEAN, np.int16)
+        self.size = np.zeros(self.rank.shape)
+        self.keep_at = keep_at
+        self.kept: dict[int, Tensor | None] = dict.fromkeys(keep)
+        self._limits = np.array([budget.limit for budget in budgets])
+
+    def aim(self, budget: int, rows: np.ndarray) -> np.ndarray:
+        """The smallest k not yet broken at a budget, 0 where none is left to break: (rows,)."""
+        ks = np.array([*self.ks, 0])
+        aim = ks[np.searchsorted(self.ks, self.rank[budget, rows])]
+        return np.where(aim <= self.reach[rows], aim, 0)
+
+    def first_broken(self, k: int) -> np.ndarray:
+        """The index of the smallest budget at which recall@k is broken, B where none is: (Q,)."""
+        return (self.rank <= k).sum(0)
+
+    def worth(self, rows: np.ndarray, size: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """Which findings would break a k that is not broken yet at some budget that holds them."""
+        first = self._first(size)
+        inside = first < len(self.budgets)
+        at = self.rank[np.minimum(first, len(self.budgets) - 1), rows]
+        return inside & (self._level(rank) > self._level(at))
+
+    def claim(self, attack: int, rows: np.ndarray, size: np.ndarray, rank: np.ndarray, x: Tensor) -> None:
+        """Write down verified findings: perturbed images `x` of these rows, of these sizes and ranks.
+
+        What lies outside every budget is not written; of two findings the larger rank stays, the
+        earlier one when they are equal.
+        """
+        rank = np.minimum(rank, self.top)
+        first = self._first(size)
+        for budget in range(len(self.budgets)):
+            better = (first <= budget) & (rank > self.rank[budget, rows])
+            for i in np.flatnonzero(better):
+                row = int(rows[i])
+                # Several probes of one row can be in one call, so look again.
+                if rank[i] <= self.rank[budget, row]:
+                    continue
+                self.rank[budget, row], self.by[budget, row] = rank[i], attack
+                self.size[budget, row] = size[i]
+                if budget == self.keep_at and row in self.kept:
+                    self.kept[row] = x[int(i)].detach().to("cpu", torch.float32, copy=True)
+
+    def _first(self, size: np.ndarray) -> np.ndarray:
+        """The index of the smallest budget that holds a perturbation of this size."""
+        return np.searchsorted(self._limits, size)
+
+    def _level(self, rank: np.ndarray) -> np.ndarray:
+        """How many of the ks a rank breaks."""
+        return np.searchsorted(self.ks, rank)

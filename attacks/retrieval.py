@@ -1,0 +1,247 @@
+"""What retrieval is: the rank of the best match, and the margin by which it is held.
+
+One definition of hit and miss serves the metric and the attacks: recall@k fails exactly where
+`margin_k >= 0`, because both are read off the same similarities.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.errors import UserError
+
+Distance = Literal["cosine", "euclidean"]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embedded items: `vectors` (N,D) float32, `labels` (N,) and `ids` (N,) int64."""
+
+    vectors: Tensor
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not len(self.vectors) == len(self.labels) == len(self.ids):
+            raise ValueError("vectors, labels and ids must have the same length")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass
+class Marks:
+    """Where some queries belong in the gallery: one entry per row, on the gallery's device.
+
+    `group`: the row of `Gallery.members` that lists the items with the query's label; `own`: the
+    position of the item with the query's own id; `inside`: whether there is one.
+    """
+
+    group: Tensor
+    own: Tensor
+    inside: Tensor
+
+    def __getitem__(self, rows: Tensor | np.ndarray) -> "Marks":
+        return Marks(self.group[rows], self.own[rows], self.inside[rows])
+
+
+class Gallery:
+    """The clean gallery, prepared so that one matrix product gives similarities.
+
+    Similarity is larger when closer: the cosine (0 for a zero vector), or the negative squared
+    Euclidean distance in float32 after subtracting the gallery mean (which keeps the digits that
+    a large common offset would cost).
+
+    Raises UserError for a non-finite vector: such a gallery cannot rank anything.
+    """
+
+    def __init__(self, items: Embedded, distance: Distance) -> None:
+        if distance not in ("cosine", "euclidean"):
+            raise UserError(f"Unknown distance {distance!r}; use cosine or euclidean.")
+        bad = ~torch.isfinite(items.vectors).all(1)
+        if bad.any():
+            raise UserError(
+                f"The model embeds {int(bad.sum())} of {len(items)} gallery images as NaN or infinity "
+                f"(first id {int(items.ids[int(bad.nonzero()[0])])}); such a model cannot be ranked."
+            )
+        self.distance = distance
+        self.labels, self.ids = items.labels, items.ids
+        vectors = items.vectors.float()
+        self.mean = vectors.double().mean(0).float()
+        self.vectors = self.prepare(vectors)
+        self._half = self.vectors.square().sum(1)
+        self._groups, self.members, self._sizes = _members(self.labels, self.vectors.device)
+        self._by_id = np.argsort(self.ids, kind="stable")
+        self.tau = 1e-5 if distance == "cosine" else 1e-5 * self.spread()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Raw embeddings (N,D) as the product wants them; differentiable."""
+        if self.distance == "cosine":
+            return F.normalize(vectors, dim=1)
+        return vectors - self.mean
+
+    def spread(self, sample: int = 2048) -> float:
+        """The median squared distance between gallery items (of up to `sample` evenly spaced ones)."""
+        step = max(1, len(self) // sample)
+        some = self.vectors[::step].double()
+        if len(some) < 2:
+            return 0.0
+        return float(torch.pdist(some).square().median())
+
+    def similarity(self, prepared: Tensor) -> Tensor:
+        """(rows, D) prepared vectors to (rows, G) similarities."""
+        if self.distance == "cosine":
+            return prepared @ self.vectors.T
+        own = prepared.square().sum(1, keepdim=True)
+        return torch.addmm(-self._half[None], prepared, self.vectors.T, alpha=2).sub_(own)
+
+    def pairwise(self, prepared: Tensor, others: Tensor) -> Tensor:
+        """Similarity of row i of one to row i of the other, both prepared (rows, D): (rows,)."""
+        if self.distance == "cosine":
+            return (prepared * others).sum(1)
+        return -(prepared - others).square().sum(1)
+
+    def count_matches(self, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """R_i, the number of gallery items with the query's label, its own id not counted: (Q,)."""
+        group, known = _find(self._groups, labels)
+        own, inside = self._own(ids)
+        mine = inside & (self.labels[own] == labels)
+        return np.where(known, self._sizes[group] - mine, 0)
+
+    def count_impostors(self, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """The gallery items with another label, its own id not counted: (Q,)."""
+        group, known = _find(self._groups, labels)
+        own, inside = self._own(ids)
+        foreign = inside & (self.labels[own] != labels)
+        return len(self) - np.where(known, self._sizes[group], 0) - foreign
+
+    def marks(self, labels: np.ndarray, ids: np.ndarray) -> Marks:
+        """Where queries belong; only those with a match (count_matches > 0) can be ranked."""
+        group, _ = _find(self._groups, labels)
+        own, inside = self._own(ids)
+        device = self.vectors.device
+        return Marks(*(torch.from_numpy(a).to(device) for a in (group, own, inside)))
+
+    def _own(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place, found = _find(self.ids[self._by_id], ids)
+        return self._by_id[place], found
+
+
+def _find(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `wanted` in the sorted array `known`, and which of them are there at all."""
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return place, known[place] == wanted
+
+
+def _members(labels: np.ndarray, device: torch.device) -> tuple[np.ndarray, Tensor, np.ndarray]:
+    """The sorted labels, the positions of each one's items, (labels, P), and how many they are.
+
+    Short rows repeat their first entry, which changes neither a maximum nor a mask.
+    """
+    order = np.argsort(labels, kind="stable")
+    values, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    columns = np.arange(sizes.max())
+    table = order[starts[:, None] + np.where(columns < sizes[:, None], columns, 0)]
+    return values, torch.from_numpy(table).to(device), sizes
+
+
+class Standing:
+    """How some queries stand: their best match and their impostors, without gradient.
+
+    `rank` (rows,) int64 = 1 + the impostors at least `slack` closer than the best match (at slack 0
+    ties count against the model; a non-finite query has rank G + 1); `match` and `match_at` (rows,):
+    similarity and position of the best match.
+    """
+
+    def __init__(self, gallery: Gallery, prepared: Tensor, marks: Marks, slack: float = 0.0) -> None:
+        self._similarity, matches, members = _apart(gallery, prepared, marks)
+        self.match, which = matches.max(1)
+        self.match_at = members.gather(1, which[:, None])[:, 0]
+        self.rank = 1 + (self._similarity >= (self.match + slack)[:, None]).sum(1)
+        self.rank[~torch.isfinite(self.match)] = len(gallery) + 1
+
+    def impostors(self, most: int) -> tuple[Tensor, Tensor]:
+        """Similarity and position of the `most` nearest impostors, nearest first, (rows, most).
+
+        The similarity is -inf where a query has fewer.
+        """
+        if most == 1:
+            return self._similarity.max(1, keepdim=True)
+        return self._similarity.topk(min(most, self._similarity.shape[1]), dim=1)
+
+    def impostor(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarity and position of the k-th nearest impostor, k (rows,) int64: both (rows,)."""
+        near, at = self.impostors(int(k.max()))
+        place = (k - 1).clamp_max(near.shape[1] - 1)[:, None]
+        none = k > near.shape[1]
+        return near.gather(1, place)[:, 0].masked_fill(none, -torch.inf), at.gather(1, place)[:, 0]
+
+    def margin(self, k: Tensor) -> Tensor:
+        """margin_k for k (rows,): k-th impostor minus best match; recall@k fails exactly if >= 0."""
+        return self.impostor(k)[0] - self.match
+
+
+def _apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand."""
+    similarity = gallery.similarity(prepared)
+    own = marks.own[:, None]
+    hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))
+    similarity.scatter_(1, own, hidden)
+    members = gallery.members[marks.group]
+    matches = similarity.gather(1, members)
+    return similarity.scatter_(1, members, -torch.inf), matches, members
+
+
+def ranks(gallery: Gallery, queries: Embedded, block: int = 512) -> np.ndarray:
+    """The clean rank of every query: (Q,) int64, 0 for a query without a match in the gallery.
+
+    Similarities within float32 noise of the best match are computed again in float64, item by item,
+    so that equal vectors tie exactly: a matrix product may round equal columns differently, and a
+    collapsed model would win its ties by chance.
+    """
+    out = np.zeros(len(queries), np.int64)
+    wanted = np.flatnonzero(gallery.count_matches(queries.labels, queries.ids))
+    for part in np.array_split(wanted, max(1, -(-len(wanted) // block))) if len(wanted) else []:
+        vectors = gallery.prepare(queries.vectors[part].float())
+        out[part] = _exact_ranks(gallery, vectors, gallery.marks(queries.labels[part], queries.ids[part]))
+    return out
+
+
+# More items than this within float32 noise of the best match are no ranking: all count as ties.
+_MOST_TIES = 1000
+
+
+def _exact_ranks(gallery: Gallery, prepared: Tensor, marks: Marks) -> np.ndarray:
+    similarity, matches, members = _apart(gallery, prepared, marks)
+    match = matches.amax(1)
+    noise = 1e-6 if gallery.distance == "cosine" else 1e-6 * float(gallery._half.max())
+    bar = match[:, None]
+    rank = 1 + (similarity > bar + noise).sum(1)
+    near = (similarity >= bar - noise) & (similarity <= bar + noise)
+    ties = near.sum(1)
+    hopeless = ties > _MOST_TIES
+    rank += torch.where(hopeless, ties, 0)
+    near &= ~hopeless[:, None]
+    rows, items = near.nonzero(as_tuple=True)
+    if len(rows):
+        best = _exact_best(gallery, prepared, members, matches >= bar - noise)
+        exact = gallery.pairwise(prepared[rows].double(), gallery.vectors[items].double())
+        rank.index_add_(0, rows, (exact >= best[rows]).long())
+    rank[~torch.isfinite(match)] = len(gallery) + 1
+    return rank.cpu().numpy()
+
+
+def _exact_best(gallery: Gallery, prepared: Tensor, members: Tensor, near: Tensor) -> Tensor:
+    """The largest similarity in float64 among the matches that float32 cannot tell apart."""
+    rows, columns = near.nonzero(as_tuple=True)
+    items = gallery.vectors[members[rows, columns]].double()
+    exact = gallery.pairwise(prepared[rows].double(), items)
+    lowest = torch.full((len(prepared),), -torch.inf, dtype=torch.float64, device=exact.device)
+    return lowest.scatter_reduce(0, rows, exact, "amax")

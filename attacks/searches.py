@@ -1,0 +1,273 @@
+"""How to move the image: stepped searches.
+
+A search owns one step; the engine owns the loop. `start` makes the state of some rows, `step` moves
+it by one gradient. All state is per row, so that the engine can drop finished rows and fill their
+places with new ones; a search never mixes rows. The engine evaluates `state.x` between two steps,
+records every iterate that breaks something (so a search keeps no best of its own unless it steers
+by it), and clips and audits what it is given.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from attacks import noise
+from attacks.budget import Budget, spread
+
+
+@dataclass
+class State:
+    """The rows of a search under way; every field has one entry per row.
+
+    `x` (rows, probes, C, H, W): the images to look at next; `origin` (rows, C, H, W): the clean
+    ones; `radii` (rows,): how far each row may go.
+    """
+
+    x: Tensor
+    origin: Tensor
+    radii: Tensor
+
+    @property
+    def point(self) -> Tensor:
+        """The images of a search with one probe, (rows, C, H, W), sharing memory with `x`."""
+        return self.x[:, 0]
+
+
+S = TypeVar("S", bound=State)
+
+
+def keep(state: S, rows: Tensor) -> S:
+    """The state of some rows only (an index or a boolean mask)."""
+    return type(state)(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
+
+
+def join(state: S, new: S) -> S:
+    """The rows of both, those of `state` first."""
+    return type(state)(
+        **{f.name: torch.cat([getattr(state, f.name), getattr(new, f.name)]) for f in fields(state)}
+    )
+
+
+@dataclass(frozen=True)
+class Search(ABC):
+    """The base of all stepped searches; `steps` is T, the evaluations that a row gets per aim.
+
+    `needs_gradient`: the engine runs the backward pass only if so. `min_norm`: the search looks for
+    the smallest perturbation by itself, so one run under the largest budget fills every smaller one.
+    `random`: two seeds give two runs, so restarts make sense.
+    """
+
+    steps: int = 40
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs_gradient: ClassVar[bool] = True
+    min_norm: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    @abstractmethod
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        """The state of fresh rows: `x` (rows, C, H, W) clean images, noise keyed by (seed, id)."""
+
+    @abstractmethod
+    def step(
+        self,
+        state: State,
+        budget: Budget,
+        loss: Tensor,
+        gradient: Tensor | None,
+        t: Tensor,
+        changed: Tensor,
+    ) -> State:
+        """Move on from an evaluation.
+
+        `loss` (rows, probes) and `gradient` (rows, probes, C, H, W) belong to `state.x`; `t` (rows,)
+        counts a row's steps since its aim last moved (0 at the first); `changed` (rows,) marks rows
+        whose aim has just moved, whose running bests mean nothing any more.
+        """
+
+
+def begin(x: Tensor, budget: Budget) -> State:
+    """The plain state: one probe at the clean image."""
+    return State(x[:, None].clone(), x.clone(), budget.radii(x))
+
+
+def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int, stream: int = 0) -> Tensor:
+    """A random point of the ball around each image, inside the box."""
+    pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 2 * stream + 1)
+    shift = budget.sample(noise.normal(x, seed, ids, 2 * stream), pick)
+    return budget.project(x + shift * budget.eps, x, budget.radii(x))
+
+
+@dataclass(frozen=True)
+class Noise(Search):
+    """Independent random points of the ball: what breaks without any adversary's effort."""
+
+    steps: int = 10
+    name = "noise"
+    paper = "none (a control)"
+    needs_gradient = False
+    random = True
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        return _NoiseState(
+            scatter(x, budget, ids, seed)[:, None],
+            x.clone(),
+            budget.radii(x),
+            torch.tensor(ids),
+            torch.full((len(x),), seed),
+        )
+
+    def step(
+        self,
+        state: State,
+        budget: Budget,
+        loss: Tensor,
+        gradient: Tensor | None,
+        t: Tensor,
+        changed: Tensor,
+    ) -> State:
+        assert isinstance(state, _NoiseState)
+        for row, (own, seed, turn) in enumerate(
+            zip(state.ids.tolist(), state.seeds.tolist(), t.tolist(), strict=True)
+        ):
+            place = slice(row, row + 1)
+            state.x[place, 0] = scatter(state.origin[place], budget, [own], seed, turn + 1)
+        return state
+
+
+@dataclass
+class _NoiseState(State):
+    ids: Tensor
+    seeds: Tensor
+
+
+@dataclass(frozen=True)
+class FGSM(Search):
+    """One step of full length along the steepest ascent (Goodfellow et al. 2014, arXiv 1412.6572).
+
+    `random_start` > 0 begins at that share of a random perturbation and goes the rest of the way
+    (R-FGSM, Tramer et al. 2017, arXiv 1705.07204).
+    """
+
+    steps: int = 1
+    random_start: float = 0.0
+    name = "fgsm"
+    paper = "arXiv 1412.6572"
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        state = begin(x, budget)
+        if self.random_start:
+            far = scatter(x, budget, ids, seed)
+            state.x[:, 0] += self.random_start * (far - x)
+        return state
+
+    def step(
+        self,
+        state: State,
+        budget: Budget,
+        loss: Tensor,
+        gradient: Tensor | None,
+        t: Tensor,
+        changed: Tensor,
+    ) -> State:
+        assert gradient is not None
+        length = spread(state.radii, state.point) * (1 - self.random_start)
+        state.point.add_(length * budget.ascent(gradient[:, 0]))
+        budget.project(state.point, state.origin, state.radii)
+        return state
+
+
+@dataclass(frozen=True)
+class PGD(Search):
+    """Projected gradient ascent from a random point of the ball (Madry et al. 2017, arXiv 1706.06083).
+
+    `stride` is the step length times the number of steps, in radii.
+    """
+
+    stride: float = 2.5
+    name = "pgd"
+    paper = "arXiv 1706.06083"
+    random = True
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        state = begin(x, budget)
+        state.x[:, 0] = scatter(x, budget, ids, seed)
+        return state
+
+    def step(
+        self,
+        state: State,
+        budget: Budget,
+        loss: Tensor,
+        gradient: Tensor | None,
+        t: Tensor,
+        changed: Tensor,
+    ) -> State:
+        assert gradient is not None
+        length = spread(state.radii * (self.stride / self.steps), state.point)
+        state.point.add_(length * budget.ascent(gradient[:, 0]))
+        budget.project(state.point, state.origin, state.radii)
+        return state
+
+
+@dataclass
+class _FMNState(State):
+    best: Tensor  # the smallest norm that broke the aim, inf before
+
+
+@dataclass(frozen=True)
+class FMN(Search):
+    """Fast minimum-norm search (Pintor et al. 2021, arXiv 2102.12827).
+
+    Each row walks along its gradient inside a ball of its own radius. While nothing is broken the
+    radius is set to where the linearised loss crosses zero (and, once something was, grows by a
+    factor); while the aim is broken it shrinks below the best norm found. Both the step and the
+    factor decay as a cosine. Radii never exceed the budget's: what lies beyond claims nothing.
+
+    `stride`: the first step in units of the budget's radius, `last` the final one as a share of it;
+    `factor`: the first and last shrinking factor of the radius.
+    """
+
+    steps: int = 40
+    stride: float = 0.25
+    last: float = 0.01
+    factor: tuple[float, float] = (0.05, 0.001)
+    name = "fmn"
+    paper = "arXiv 2102.12827"
+    min_norm = True
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        plain = begin(x, budget)
+        return _FMNState(plain.x, plain.origin, plain.radii, torch.full_like(plain.radii, torch.inf))
+
+    def step(
+        self,
+        state: State,
+        budget: Budget,
+        loss: Tensor,
+        gradient: Tensor | None,
+        t: Tensor,
+        changed: Tensor,
+    ) -> State:
+        assert gradient is not None and isinstance(state, _FMNState)
+        loss, gradient, x = loss[:, 0], gradient[:, 0], state.point
+        state.best = torch.where(changed, torch.inf, state.best)
+        size = budget.size(x, state.origin).float()
+        broken = loss >= 0
+        state.best = torch.where(broken, torch.minimum(state.best, size), state.best)
+        decay = 0.5 * (1 + torch.cos(math.pi * t / self.steps))
+        shrink = spread(self.factor[1] + (self.factor[0] - self.factor[1]) * decay, state.radii)
+        crossing = size - loss / budget.dual(gradient).clamp_min(1e-12)
+        state.radii = torch.where(
+            broken,
+            torch.minimum(state.radii * (1 - shrink), state.best * (1 - shrink)),
+            torch.where(state.best.isinf(), crossing, state.radii * (1 + shrink)),
+        ).clamp(0, budget.eps)
+        length = budget.eps * self.stride * (self.last + (1 - self.last) * decay)
+        x.add_(spread(length, x) * budget.ascent(gradient))
+        budget.project(x, state.origin, state.radii)
+        return state

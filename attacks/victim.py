@@ -1,0 +1,127 @@
+"""The model under attack: how it is run in the search, and how a claim about it is verified."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.errors import UserError
+from attacks.retrieval import Gallery
+
+# Below this many rows the CPU libraries pick other kernels, whose sums differ in the last bits; at or
+# above it every row's result was found to be the same for any batch (convnet, resnet, vit).
+SMALLEST_BATCH = 16
+
+
+@dataclass
+class Meter:
+    """Images sent through the model, padding not counted: forward and backward passes."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Victim:
+    """A model in evaluation mode, with the gallery that it embedded.
+
+    `model`: (B,C,H,W) float32 in [0,1] -> (B,D). `lean`, if given, is a faster stand-in for the
+    search only (folded BatchNorm, compiled), and `amp` runs the search in bfloat16: what they find
+    is embedded again in float32 by the plain model before it counts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gallery: Gallery,
+        device: torch.device | str = "cpu",
+        *,
+        lean: Callable[[Tensor], Tensor] | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.model, self.gallery = model, gallery
+        self.device = torch.device(device)
+        self.lean = lean or model
+        self.amp = amp
+        self.exact = lean is None and not amp
+        self.meter = Meter()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed in float32 by the plain model, without gradient: (rows, D) raw vectors."""
+        self.meter.forward += len(x)
+        with torch.no_grad():
+            return self.model(_layout(_pad(x)))[: len(x)].float()
+
+    def probe(self, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+        """Embed in the search's precision; returns (the leaf that carries the gradient, vectors)."""
+        self.meter.forward += len(x)
+        self.meter.backward += len(x) * gradient
+        leaf = _layout(_pad(x)).detach().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient), self._precision():
+            return leaf, self.lean(leaf)[: len(x)].float()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.amp:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _pad(x: Tensor) -> Tensor:
+    if len(x) >= SMALLEST_BATCH or x.device.type != "cpu":
+        return x
+    return x[torch.arange(SMALLEST_BATCH) % len(x)]
+
+
+def _layout(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode with frozen parameters, as it was before once the block ends.
+
+    Frozen parameters save the weight gradients, a third of a pass. TensorFloat32 is off inside, for
+    every number that is reported.
+    """
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        model.eval().requires_grad_(False)
+        yield model
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, gradient in wanted.items():
+            parameter.requires_grad_(gradient)
+
+
+def embed_all(
+    model: nn.Module,
+    load: Callable[[int, int], Tensor],
+    count: int,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Embed `count` images, `load(start, stop)` giving (B,C,H,W): (count, D) float32 on `device`."""
+    parts: list[Tensor] = []
+    for start in range(0, count, batch):
+        x = load(start, min(start + batch, count)).to(device)
+        with torch.no_grad():
+            parts.append(check_output(model(_layout(_pad(x))), max(len(x), len(_pad(x))))[: len(x)])
+        tick(start + len(x))
+    return torch.cat(parts)
+
+
+def check_output(vectors: object, rows: int) -> Tensor:
+    """One float vector per image, or UserError."""
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != rows:
+        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise UserError(
+            f"The model must return one vector per image, (B, D); for B = {rows} it returned {shape}."
+        )
+    return vectors.float()
