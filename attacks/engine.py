@@ -8,7 +8,7 @@ embedded once; from that pass come the rank (what is claimed), the choice of mat
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,7 +23,12 @@ from attacks.retrieval import Marks, Standing
 from attacks.searches import Search, State, join, keep
 from attacks.victim import Victim
 
-Tick = Callable[[int], None]
+
+class Tick:
+    """Hears of `begin(n)`, n queries entering a stage, and of calls with n queries through it."""
+
+    def begin(self, rows: int) -> None: ...
+    def __call__(self, rows: int) -> None: ...
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Stage:
 class Run:
     """What stays the same for all attacks on some queries of one victim.
 
-    `batch` is the number of rows in a pool; `tick(n)` hears of n more rows that left one.
+    `batch` is the number of rows in a pool; `tick` hears of progress.
     """
 
     victim: Victim
@@ -67,7 +72,7 @@ class Run:
     record: Record
     seed: int = 0
     batch: int = 32
-    tick: Tick = lambda done: None
+    tick: Tick = field(default_factory=Tick)
 
     def attack(self, attack: Attack, number: int = 0) -> np.ndarray:
         """Run one attack on every query that still holds somewhere; findings go to the record.
@@ -83,6 +88,7 @@ class Run:
             ):
                 rows = np.flatnonzero(stage.aims(np.arange(len(shown))))
                 shown[rows] = True
+                self.tick.begin(len(rows))
                 self._stage(stage, rows)
         return np.flatnonzero(shown)
 

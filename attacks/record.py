@@ -5,6 +5,7 @@ the largest k, because a query leaves the search there.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -42,6 +43,17 @@ class Record:
         self.keep_at = keep_at
         self.kept: dict[int, Tensor | None] = dict.fromkeys(keep)
         self._limits = np.array([budget.limit for budget in budgets])
+
+    def copy(self) -> "Record":
+        """A record that later claims on this one do not touch."""
+        other = copy(self)
+        other.restore(self)
+        return other
+
+    def restore(self, other: "Record") -> None:
+        """Take over everything found so far in `other`."""
+        self.rank, self.by, self.size = other.rank.copy(), other.by.copy(), other.size.copy()
+        self.kept = dict(other.kept)
 
     def aim(self, budget: int, rows: np.ndarray) -> np.ndarray:
         """The smallest k not yet broken at a budget, 0 where none is left to break: (rows,)."""

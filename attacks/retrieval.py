@@ -161,7 +161,7 @@ class Standing:
     """
 
     def __init__(self, gallery: Gallery, prepared: Tensor, marks: Marks, slack: float = 0.0) -> None:
-        self._similarity, matches, members = _apart(gallery, prepared, marks)
+        self._similarity, matches, members = apart(gallery, prepared, marks)
         self.match, which = matches.max(1)
         self.match_at = members.gather(1, which[:, None])[:, 0]
         self.rank = 1 + (self._similarity >= (self.match + slack)[:, None]).sum(1)
@@ -188,7 +188,7 @@ class Standing:
         return self.impostor(k)[0] - self.match
 
 
-def _apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
+def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
     """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand."""
     similarity = gallery.similarity(prepared)
     own = marks.own[:, None]
@@ -219,7 +219,7 @@ _MOST_TIES = 1000
 
 
 def _exact_ranks(gallery: Gallery, prepared: Tensor, marks: Marks) -> np.ndarray:
-    similarity, matches, members = _apart(gallery, prepared, marks)
+    similarity, matches, members = apart(gallery, prepared, marks)
     match = matches.amax(1)
     noise = 1e-6 if gallery.distance == "cosine" else 1e-6 * float(gallery._half.max())
     bar = match[:, None]

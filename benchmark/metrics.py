@@ -1,0 +1,70 @@
+"""Clean metrics of every query: rank of the best match, MAP@R's term and R-precision."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.retrieval import Embedded, Gallery, Marks, apart, ranks
+
+
+@dataclass(frozen=True)
+class CleanMetrics:
+    """Per query (Q,): `matches` R_i; `rank` 1 = best; `average_precision` and `r_precision` in [0, 1].
+
+    A query without a match has rank G + 1 and NaN: it is excluded and counted.
+    """
+
+    matches: np.ndarray
+    rank: np.ndarray
+    average_precision: np.ndarray
+    r_precision: np.ndarray
+
+    def recall(self, k: int) -> float:
+        """Clean recall@k over the queries that have a match."""
+        return float((self.rank[self.matches > 0] <= k).mean())
+
+
+def clean_metrics(gallery: Gallery, queries: Embedded, block: int = 512) -> CleanMetrics:
+    """Rank the gallery for every query; blocked, so memory is `block` x G similarities.
+
+    MAP@R (Musgrave et al. 2020, arXiv 2003.08505) averages (1/R) * sum over t <= R of
+    precision@t * relevant@t. Impostors tied with a match stand before it.
+    """
+    matches = gallery.count_matches(queries.labels, queries.ids)
+    rank = ranks(gallery, queries, block)
+    rank[matches == 0] = len(gallery) + 1
+    average, precision = np.full(len(queries), np.nan), np.full(len(queries), np.nan)
+    wanted = np.flatnonzero(matches)
+    for start in range(0, len(wanted), block):
+        part = wanted[start : start + block]
+        prepared = gallery.prepare(queries.vectors[part].float())
+        marks = gallery.marks(queries.labels[part], queries.ids[part])
+        average[part], precision[part] = _at_r(gallery, prepared, marks, matches[part])
+    return CleanMetrics(matches, rank, average, precision)
+
+
+def _at_r(
+    gallery: Gallery, prepared: Tensor, marks: Marks, matches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both metrics at R from two short sorted lists: only the R nearest impostors can stand before R."""
+    size = torch.from_numpy(matches).to(prepared.device)[:, None]
+    similarity, near, members = apart(gallery, prepared, marks)
+    near = near.masked_fill(_repeats(members), -torch.inf).sort(1, descending=True).values
+    near = near[:, : int(size.max())].contiguous()
+    impostors = similarity.topk(min(near.shape[1], similarity.shape[1]), dim=1).values
+    # Ascending order of the negatives: how many impostors are at least as similar as each match.
+    ahead = torch.searchsorted(-impostors, -near, right=True)
+    nth = torch.arange(1, near.shape[1] + 1, device=near.device)
+    place = nth + ahead
+    counted = (place <= size) & (nth <= size) & torch.isfinite(near)
+    terms = torch.where(counted, nth / place, 0.0).double().sum(1) / size[:, 0]
+    return terms.cpu().numpy(), (counted.sum(1).double() / size[:, 0]).cpu().numpy()
+
+
+def _repeats(members: Tensor) -> Tensor:
+    """Where a short row of the member table repeats its first entry."""
+    repeats = members == members[:, :1]
+    repeats[:, 0] = False
+    return repeats

@@ -1,0 +1,218 @@
+"""One model in front of one task: embedded once, then attacked as often as wanted."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks import engine
+from attacks.attack import Attack
+from attacks.budget import budgets as grid
+from attacks.engine import Queries, Run
+from attacks.errors import UserError
+from attacks.lean import lean_model
+from attacks.record import Record
+from attacks.retrieval import Distance, Embedded, Gallery
+from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
+from benchmark.metrics import CleanMetrics, clean_metrics
+from benchmark.tasks import RetrievalTask
+
+T = TypeVar("T")
+Tick = Callable[[str, int, int], None]
+"""Progress: tick(what, done, of) with the queries or images that are through a stage."""
+
+
+def quiet(what: str, done: int, of: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute; none of it changes what is measured (claims are verified in float32)."""
+
+    device: str | None = None
+    batch: int | None = None
+    amp: bool = False
+    fold: bool = False
+    compile: bool = False
+
+    def pick_device(self) -> torch.device:
+        """The device asked for, else the first there is of CUDA, MPS and the CPU."""
+        if self.device is not None:
+            return _device(self.device)
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    def pick_batch(self) -> int:
+        """Rows per pass. On a CPU a small batch stays in the caches and is faster per image."""
+        return self.batch or (32 if self.pick_device().type == "cpu" else 128)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"The device {name!r} cannot be used here; choose cpu, cuda, cuda:0 or mps."
+        ) from error
+    return device
+
+
+@dataclass
+class AttackOutcome:
+    """What one attack did: queries shown, passes, seconds, and the worst ranks (B, Q) after it."""
+
+    attack: Attack
+    shown: int
+    meter: Meter
+    seconds: float
+    rank: np.ndarray
+
+
+@dataclass
+class Outcome:
+    """Some queries after a suite, or after one attack alone."""
+
+    rows: np.ndarray
+    record: Record
+    work: list[AttackOutcome] = field(default_factory=list)
+
+
+class Scorer:
+    """A frozen model (see `attacks.victim.frozen`) that has embedded the images of a task.
+
+    `clean` are the metrics of all its queries; `gallery` is prepared; rows are positions in
+    `task.query`. Raises UserError where the model cannot be scored.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: RetrievalTask,
+        distance: Distance = "cosine",
+        settings: Settings | None = None,
+        vectors: Tensor | None = None,
+        tick: Tick = quiet,
+    ) -> None:
+        self.task, self.distance = task, distance
+        self.settings = settings or Settings()
+        self.device, self.batch = self.settings.pick_device(), self.settings.pick_batch()
+        self.model = model.to(self.device)
+        self.tick = tick
+        self.positions = np.union1d(task.query, task.gallery)
+        self.vectors = (self._embed() if vectors is None else vectors).to(self.device)
+        self.gallery = Gallery(self._embedded(task.gallery), distance)
+        self.queries = self._embedded(task.query)
+        self.clean: CleanMetrics = clean_metrics(self.gallery, self.queries)
+        self.reach = np.where(
+            self.clean.matches > 0, self.gallery.count_impostors(self.queries.labels, self.queries.ids), 0
+        )
+        self._lean = self._make_lean()
+
+    def _embed(self) -> Tensor:
+        def load(start: int, stop: int) -> Tensor:
+            return self.task.load(self.positions[start:stop])
+
+        count = len(self.positions)
+        return self._halving(
+            lambda: embed_all(
+                self.model, load, count, self.device, self.batch, lambda done: self.tick("embed", done, count)
+            )
+        )
+
+    def _embedded(self, positions: np.ndarray) -> Embedded:
+        places = torch.from_numpy(np.searchsorted(self.positions, positions)).to(self.device)
+        return Embedded(self.vectors[places], self.task.labels[positions], self.task.ids[positions])
+
+    def _make_lean(self) -> Callable[[Tensor], Tensor] | None:
+        if not (self.settings.fold or self.settings.compile):
+            return None
+        example = self.task.load(self.positions[:SMALLEST_BATCH]).to(self.device)
+        return lean_model(self.model, example, fold=self.settings.fold, compile_=self.settings.compile)
+
+    def run(
+        self,
+        attacks: Sequence[Attack],
+        norm: str,
+        radii: Sequence[str] | None = None,
+        rows: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        keep: Sequence[int] = (),
+        headline: str | None = None,
+    ) -> Outcome:
+        """Run attacks in order on some queries, later ones on what still holds.
+
+        `radii` defaults to the task's grid of the norm; `keep` are places in `rows` whose perturbed
+        images at the headline budget are kept.
+        """
+        radii = list(radii or self.task.budgets[norm])
+        rows = np.arange(len(self.task.query)) if rows is None else rows
+        at = radii.index(headline or self.task.headline.get(norm, radii[-1]))
+        record = Record(self.clean.rank[rows], grid(norm, radii), self.task.ks, self.reach[rows], keep, at)
+        outcome = Outcome(rows, record)
+        for number, attack in enumerate(attacks):
+            outcome.work.append(self._one(outcome, attack, number, seed))
+        return outcome
+
+    def _one(self, outcome: Outcome, attack: Attack, number: int, seed: int) -> AttackOutcome:
+        """One attack on the record; begun again with half the batch where memory runs out."""
+        before = outcome.record.copy()
+
+        def go() -> AttackOutcome:
+            outcome.record.restore(before)
+            victim = Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.settings.amp)
+            start = time.perf_counter()
+            shown = self._engine(victim, outcome, attack, seed).attack(attack, number)
+            seconds = time.perf_counter() - start
+            return AttackOutcome(attack, len(shown), victim.meter, seconds, outcome.record.rank.copy())
+
+        return self._halving(go)
+
+    def _engine(self, victim: Victim, outcome: Outcome, attack: Attack, seed: int) -> Run:
+        places = self.task.query[outcome.rows]
+        queries = Queries(
+            load=lambda rows: self.task.load(places[rows]),
+            ids=self.task.ids[places],
+            marks=self.gallery.marks(self.task.labels[places], self.task.ids[places]),
+            clean=self.gallery.prepare(self.queries.vectors[torch.from_numpy(outcome.rows).to(self.device)]),
+        )
+        return Run(victim, queries, outcome.record, seed, self.batch, _Counter(self.tick, attack.name))
+
+    def _halving(self, work: Callable[[], T]) -> T:
+        while True:
+            try:
+                return work()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise UserError(
+                        "Not even one image at a time fits into memory; use a smaller model."
+                    ) from error
+                self.batch = max(1, self.batch // 2)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
+
+
+class _Counter(engine.Tick):
+    """Adds up the rows that left a pool."""
+
+    def __init__(self, tick: Tick, what: str) -> None:
+        self._tick, self._what, self._done, self._of = tick, what, 0, 0
+
+    def begin(self, rows: int) -> None:
+        self._of += rows
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        self._tick(self._what, self._done, self._of)
