@@ -40,8 +40,7 @@ class Preprocess(nn.Module):
         """Prepare a batch; UserError if it is not (B, 1 or 3, H, W)."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(
-                "A model takes images (B, C, H, W) with 1 or 3 channels, "
-                f"not {tuple(images.shape)}."
+                f"A model takes images (B, C, H, W) with 1 or 3 channels, not {tuple(images.shape)}."
             )
         x = self._resize(self._recolour(images))
         if self.bgr:

@@ -18,7 +18,5 @@ def integer(spec: ModelSpec, name: str, default: int, low: int, high: int) -> in
     """The whole number `options.<name>`, within [low, high]."""
     value = spec.options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(
-            f"{spec.name}: options.{name}: a whole number from {low} to {high}, not {value!r}."
-        )
+        raise UserError(f"{spec.name}: options.{name}: a whole number from {low} to {high}, not {value!r}.")
     return value
