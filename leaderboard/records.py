@@ -14,6 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from leaderboard.errors import UserError
 from leaderboard.schema import (
     PROTOCOL,
     CellRecord,
+    Check,
     DatasetCard,
     ModelCard,
     Shard,
@@ -42,6 +44,7 @@ __all__ = [
     "BrokenRecord",
     "Cell",
     "CellRecord",
+    "Check",
     "DatasetCard",
     "ModelCard",
     "Shard",
@@ -91,11 +94,13 @@ def write_cell(path: Path, record: CellRecord, frame: pd.DataFrame) -> CellRecor
     """Write a shard so that it is there whole or not at all; returns the record with its digest.
 
     The frame has the columns of `row_types`, one row per query of the shard. Rows that contradict
-    the record (an unknown attack, a rank that falls with the budget) raise ValueError.
+    the record (an unknown attack, a rank that falls with the budget) raise ValueError. `created` is
+    filled with the present time where the record leaves it empty.
     """
     rows = _typed(record, frame)
     check_rows(record, rows)
-    record = record.model_copy(update={"rows_sha256": rows_sha256(rows)})
+    created = record.created or datetime.now(UTC).isoformat(timespec="seconds")
+    record = record.model_copy(update={"rows_sha256": rows_sha256(rows), "created": created})
     text = _json(record)
     table = pa.table({name: pa.array(column) for name, column in rows.items()})
     options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
@@ -126,9 +131,7 @@ def read_cell(path: Path) -> tuple[CellRecord, pd.DataFrame]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BrokenRecord(
-            f"{path}: cannot be read ({error.strerror}); run its cell again"
-        ) from error
+        raise BrokenRecord(f"{path}: cannot be read ({error.strerror}); run its cell again") from error
     try:
         record, rows = _parse(content)
         check_rows(record, rows)
@@ -204,9 +207,7 @@ class Cell:
     paths: tuple[Path, ...] = ()
 
 
-def scan(
-    results: Path, kind: str = "cells", problem: Callable[[str], None] = _log.warning
-) -> list[Cell]:
+def scan(results: Path, kind: str = "cells", problem: Callable[[str], None] = _log.warning) -> list[Cell]:
     """Read every whole cell below `results/<kind>` ("cells" or "compare"), in order of path.
 
     A broken file or an incomplete cell is left out, and `problem` is told in one sentence.
@@ -237,9 +238,7 @@ def merge(shards: Iterable[tuple[Path, CellRecord, pd.DataFrame]], count: int) -
         first.setdefault(shard[1].shard.index, shard)
     if len(first) < count:
         folder = next(iter(first.values()))[0].parent
-        raise BrokenRecord(
-            f"{folder}: {len(first)} of {count} shards are there; run its cell again"
-        )
+        raise BrokenRecord(f"{folder}: {len(first)} of {count} shards are there; run its cell again")
     paths, records, frames = zip(*(first[i] for i in sorted(first)), strict=True)
     frame = pd.concat(frames).sort_values("query", ignore_index=True)
     if frame["query"].duplicated().any():
@@ -248,6 +247,9 @@ def merge(shards: Iterable[tuple[Path, CellRecord, pd.DataFrame]], count: int) -
         update={
             "shard": Shard(limit=records[0].shard.limit),
             "work": _total(records),
+            "checks": tuple(dict.fromkeys(c for record in records for c in record.checks)),
+            "kept": tuple(dict.fromkeys(k for record in records for k in record.kept)),
+            "created": max(record.created for record in records),
             "environment": _environment(records),
             "rows_sha256": "",
         }

@@ -7,7 +7,7 @@ A cell is model x dataset x suite x norm; `CellRecord` describes it, `row_types`
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,7 +40,11 @@ class ModelCard(BaseModel):
 
 
 class DatasetCard(_Strict):
-    """What was retrieved: `queries_total` counts the whole test set, `chance` is R@1 of a guess."""
+    """What was retrieved: `queries_total` counts the whole test set, `chance` is R@1 of a guess.
+
+    `budgets` (of this norm) and `ks` are what the dataset's record demands of a ranked row; empty
+    means that the cell's own are all there are.
+    """
 
     name: str
     digest: str
@@ -48,6 +52,8 @@ class DatasetCard(_Strict):
     classes: int = Field(ge=1)
     chance: float = Field(ge=0, le=1)
     full: bool = True
+    budgets: tuple[str, ...] = ()
+    ks: tuple[int, ...] = ()
 
 
 class SuiteCard(_Strict):
@@ -77,6 +83,14 @@ class Work(_Strict):
     seconds: float = Field(ge=0)
 
 
+class Check(_Strict):
+    """One trust check of the protocol: "block" takes the rank away, "flag" puts a badge."""
+
+    name: str
+    level: Literal["ok", "note", "flag", "block", "not run"]
+    message: str = ""
+
+
 def cell_key(
     model_digest: str,
     dataset_digest: str,
@@ -95,7 +109,12 @@ def cell_key(
 
 
 class CellRecord(_Strict):
-    """Everything about a cell that is not a row."""
+    """Everything about a cell that is not a row.
+
+    `work`: one item per attack; `checks`: the trust checks; `kept`: SHA-256 digests of the files
+    of perturbed images that were kept for scoring again; `created`: UTC time (ISO 8601), which
+    tells the newer of two suite digests and is no part of the key.
+    """
 
     protocol: int = PROTOCOL
     model: ModelCard
@@ -108,6 +127,9 @@ class CellRecord(_Strict):
     seed: int = 0
     shard: Shard = Shard()
     work: tuple[Work, ...] = ()
+    checks: tuple[Check, ...] = ()
+    kept: tuple[str, ...] = ()
+    created: str = ""
     environment: dict[str, Any] = Field(default_factory=dict)
     rows_sha256: str = ""
 

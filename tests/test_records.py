@@ -44,6 +44,7 @@ def record(**changes) -> CellRecord:
         "budgets": BUDGETS,
         "headline": "8/255",
         "ks": (1, 2, 4),
+        "created": "2026-01-01T00:00:00+00:00",
         "environment": {"torch": "2.6"},
         "work": [{"attack": "fmn", "shown": 4, "forward": 40, "backward": 40, "seconds": 0.5}],
     }
@@ -213,10 +214,7 @@ def test_a_record_that_contradicts_itself_is_refused(wrong):
 
 def test_paths_hold_no_separators_from_names(tmp_path):
     path = cell_path(tmp_path, record(model={"name": "../../etc/x", "digest": "a"}))
-    assert (
-        path.resolve().is_relative_to(tmp_path / "cells")
-        and len(path.parts) == len(tmp_path.parts) + 5
-    )
+    assert path.resolve().is_relative_to(tmp_path / "cells") and len(path.parts) == len(tmp_path.parts) + 5
 
 
 def put_shards(folder: Path, frame: pd.DataFrame, order: list[int], count: int) -> None:
