@@ -135,13 +135,12 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
 
 def _refusal(path: Path, error: Exception) -> UserError:
     blocked = blocked_in(read_inert(path, storages=False).names)
+    if not blocked:
+        return UserError(f"{path}: refused by torch's safe loader ({_short(error)}).")
     named = ", ".join(blocked[:6]) + (f" and {len(blocked) - 6} more" if len(blocked) > 6 else "")
-    reason = f"asks for {named}" if blocked else _short(error)
     return UserError(
-        f"{path}: refused, it {reason}, which could run code; to take only its tensors, use "
-        f"`robustdml convert {path.name} {path.stem}.safetensors`."
-        if blocked
-        else f"{path}: refused by torch's safe loader ({reason})."
+        f"{path}: refused, it asks for {named}, which could run code; to take only its tensors, "
+        f"use `robustdml convert {path.name} {path.stem}.safetensors`."
     )
 
 

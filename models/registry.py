@@ -11,7 +11,7 @@ from models.spec import ModelSpec, read_toml
 
 if TYPE_CHECKING:
     # Listing the zoo needs no torch.
-    from models.embedder import Embedder
+    from models.embedder import Embedder, LoadedModel
 
 ZOO = Path(__file__).parent / "zoo"
 GROUP = "robustdml.models"
@@ -66,6 +66,26 @@ class Zoo(Table[ModelSpec]):
 
 
 MODELS: Zoo = Zoo(ZOO)
+
+
+def load(
+    model: str | ModelSpec,
+    weights_path: str | Path | None = None,
+    *,
+    allow_partial: bool = False,
+    code: str = "",
+) -> "LoadedModel":
+    """The model, by name or specification, with its weights, in evaluation mode on the CPU.
+
+    `weights_path` replaces the specification's own source. A specification of arch "external" takes
+    its module from `code` (FILE.py:build) or from a `.pt2` or TorchScript file as `weights_path`,
+    and only inside `models.trusted.run_in_child`. UserError if anything does not fit.
+    """
+    from models.loading import load as load_spec
+
+    spec = MODELS[model] if isinstance(model, str) else model
+    path = None if weights_path is None else Path(weights_path)
+    return load_spec(spec, path, allow_partial=allow_partial, code=code)
 
 
 def build(spec: ModelSpec) -> "Embedder":
