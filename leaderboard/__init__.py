@@ -1,1 +1,21 @@
-"""What a result is, and how it is shown. Never imports torch."""
+"""What a result is, and how it is shown. Never imports torch.
+
+Names are loaded when they are first used, so that `import leaderboard` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leaderboard.publish import write
+    from leaderboard.results import load_results
+
+__all__ = ["load_results", "write"]
+
+_HOME = {"load_results": "leaderboard.results", "write": "leaderboard.publish"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'leaderboard' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

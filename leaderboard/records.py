@@ -57,6 +57,7 @@ __all__ = [
     "read_cell",
     "row_types",
     "rows_sha256",
+    "safe_name",
     "scan",
     "write_atomic",
     "write_cell",
@@ -80,14 +81,15 @@ def cell_path(results: Path, record: CellRecord, kind: str = "cells") -> Path:
     """Where a shard lives below a results folder; `kind` is "cells" or "compare"."""
     suite = f"{record.suite.name}-{record.norm}-{record.key}"
     shard = f"{record.shard.index:04d}-of-{record.shard.count:04d}.parquet"
-    parts = [_safe(part) for part in (record.model.name, record.dataset.name, suite)]
+    parts = [safe_name(part) for part in (record.model.name, record.dataset.name, suite)]
     return results.joinpath(kind, *parts, shard)
 
 
-def _safe(name: str) -> str:
-    """Make a name one folder: no separators, no leading dot."""
-    kept = "".join(c if c.isalnum() or c in "-_.+=" else "_" for c in name)
-    return "_" + kept if kept.startswith(".") or not kept else kept
+def safe_name(name: str) -> str:
+    """Make a name one folder or file: no separators, no leading dot; two names stay two."""
+    kept = "".join(c if c.isalnum() or c in "-_+=." else "_" for c in name).lstrip(".")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return kept if kept == name else f"{kept}-{digest}"
 
 
 def write_cell(path: Path, record: CellRecord, frame: pd.DataFrame) -> CellRecord:
@@ -247,7 +249,7 @@ def merge(shards: Iterable[tuple[Path, CellRecord, pd.DataFrame]], count: int) -
         update={
             "shard": Shard(limit=records[0].shard.limit),
             "work": _total(records),
-            "checks": tuple(dict.fromkeys(c for record in records for c in record.checks)),
+            "checks": _worst(check for record in records for check in record.checks),
             "kept": tuple(dict.fromkeys(k for record in records for k in record.kept)),
             "created": max(record.created for record in records),
             "environment": _environment(records),
@@ -264,6 +266,17 @@ def _total(records: Iterable[CellRecord]) -> tuple[Work, ...]:
         so_far = totals.get(work.attack)
         totals[work.attack] = work if so_far is None else _plus(so_far, work)
     return tuple(totals.values())
+
+
+def _worst(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Keep one answer per trust check: the worst of the shards, the first of several such."""
+    severity = ("not run", "ok", "note", "flag", "block")
+    worst: dict[str, Check] = {}
+    for check in checks:
+        held = worst.setdefault(check.name, check)
+        if severity.index(check.level) > severity.index(held.level):
+            worst[check.name] = check
+    return tuple(worst.values())
 
 
 def _plus(a: Work, b: Work) -> Work:

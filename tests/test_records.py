@@ -245,6 +245,17 @@ def test_any_sharding_joins_to_the_same_cell(tmp_path_factory, order, count):
     assert hosts == ([f"h{i}" for i in range(count)] if count > 1 else "h0")
 
 
+def test_of_a_trust_check_the_worst_shard_counts(tmp_path):
+    levels = [("ok", "not run", "note"), ("flag", "ok", "not run"), ("block", "not run", "flag")]
+    for index in range(3):
+        checks = [{"name": str(i), "level": level[index]} for i, level in enumerate(levels)]
+        part = record(shard=Shard(index=index, count=3), checks=checks, kept=[f"k{index}"])
+        write_cell(cell_path(tmp_path, part), part, rows().iloc[index::3])
+    (cell,) = scan(tmp_path)
+    assert [check.level for check in cell.record.checks] == ["note", "flag", "block"]
+    assert cell.record.kept == ("k0", "k1", "k2")
+
+
 def test_scan_names_what_it_leaves_out(tmp_path):
     put_shards(tmp_path, rows(), list(range(12)), 3)
     (damaged,) = tmp_path.rglob("0001-of-0003.parquet")

@@ -1,0 +1,144 @@
+"""The entries of a results folder: built from cells, kept as JSON and Parquet, read and verified."""
+
+import io
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
+from leaderboard.records import BrokenRecord, Cell, safe_name, scan, write_atomic
+from leaderboard.standing import assess
+
+__all__ = [
+    "Entry",
+    "build_entries",
+    "build_entry",
+    "collect",
+    "entry_path",
+    "load_entries",
+    "load_entry",
+    "same_queries",
+    "save_entry",
+]
+
+_log = logging.getLogger(__name__)
+
+
+def build_entries(cells: Iterable[Cell], problem: Callable[[str], None] = _log.warning) -> list[Entry]:
+    """Build the entries of all cells: one per dataset, model and norm, each with its status.
+
+    Of several cells for one place the board shows the one nearest to a ranked row, then the newest;
+    `problem` is told when they are of different weights or images under one name. Cells of
+    `compare` (suites run alone) make no entry.
+    """
+    places: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        record = cell.record
+        if record.suite.alone:
+            continue
+        if not (cell.frame["matches"] > 0).any():
+            problem(f"{record.model.name} on {record.dataset.name}: no query has a match; no row")
+            continue
+        places[record.dataset.name, record.model.name, record.norm].append(cell)
+    chosen = []
+    for (dataset, model, norm), found in sorted(places.items()):
+        if len({(c.record.model.digest, c.record.dataset.digest) for c in found}) > 1:
+            problem(
+                f"{model} on {dataset} ({norm}): results of different weights or images share this "
+                "name; the board shows one of them, so rename or remove the other"
+            )
+        chosen.append(build_entry(max(found, key=_preference)))
+    return assess(chosen)
+
+
+def _preference(cell: Cell) -> tuple[Any, ...]:
+    r = cell.record
+    whole = r.shard.limit is None and r.dataset.full
+    return (r.protocol, r.suite.name == "standard", whole, len(r.budgets), r.created, r.key)
+
+
+def entry_path(results: Path, entry: Entry) -> Path:
+    """Where the JSON of an entry lives; its table is beside it, as .parquet."""
+    dataset, model, norm = map(safe_name, entry.at)
+    return results / "entries" / dataset / model / f"{norm}.json"
+
+
+def save_entry(results: Path, entry: Entry) -> list[Path]:
+    """Write an entry (JSON and Parquet); the same entry gives the same bytes."""
+    path = entry_path(results, entry)
+    table = pa.table({name: entry.broken[name].to_numpy() for name in entry.broken})
+    ks = [name for name in table.column_names if name.startswith("k")]
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=9,
+        use_dictionary=ks,
+        column_encoding={"query": "DELTA_BINARY_PACKED", "label": "DELTA_BINARY_PACKED"},
+        store_schema=False,
+        write_page_checksum=True,
+    )
+    write_atomic(path.with_suffix(".parquet"), buffer.getvalue())
+    fields = entry.model_dump(mode="json")
+    text = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+    return [path, path.with_suffix(".parquet")]
+
+
+def load_entry(path: Path) -> Entry:
+    """Read an entry and check it against its table; anything wrong raises `BrokenRecord`."""
+    try:
+        fields = json.loads(path.read_bytes())
+        content = pa.BufferReader(path.with_suffix(".parquet").read_bytes())
+        table = pq.ParquetFile(content, page_checksum_verification=True).read()
+        broken = pd.DataFrame({name: table[name].to_numpy() for name in table.column_names})
+        entry = Entry(**fields, broken=broken)
+        _check_table(entry)
+    except (pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BrokenRecord(
+            f"{path}: not a whole entry ({reason}); delete it and make the leaderboard again"
+        ) from error
+    return entry
+
+
+def _check_table(entry: Entry) -> None:
+    """Raise ValueError where the numbers of an entry do not follow from its table."""
+    if table_sha256(entry.broken) != entry.broken_sha256:
+        raise ValueError("its table does not match its digest")
+    for k in entry.ks:
+        for i, budget in enumerate((None, *entry.budgets)):
+            if abs(entry.hits(k, budget).mean() - entry.recall[k][i].value) > 10**-DIGITS:
+                raise ValueError(f"recall@{k} does not follow from its table")
+
+
+def load_entries(results: Path, problem: Callable[[str], None] = _log.warning) -> list[Entry]:
+    """Read every entry below `results/entries`; `problem` is told about those left out."""
+    entries = []
+    for path in sorted((results / "entries").rglob("*.json")):
+        try:
+            entries.append(load_entry(path))
+        except BrokenRecord as error:
+            problem(str(error))
+    return entries
+
+
+def collect(results: Path, problem: Callable[[str], None] = _log.warning) -> tuple[list[Entry], list[Entry]]:
+    """Give all entries of a results folder, and those of them that were built from its cells.
+
+    An entry on disk counts where the folder holds no cell for its place (published rows).
+    """
+    built = build_entries(scan(results, problem=problem), problem)
+    taken = {entry.at for entry in built}
+    kept = [e for e in load_entries(results, problem) if e.at not in taken]
+    everything = assess([*built, *kept])
+    return everything, [entry for entry in everything if entry.at in taken]
