@@ -21,8 +21,8 @@ class Record:
 
     `clean` (Q,) are the clean ranks; `reach` (Q,) the impostors that a query has (recall@k cannot be
     broken with fewer than k), 0 where it has no match and does not count; `by` says which attack (its
-    index) reached the rank, `size` how large its perturbation was. For the queries in `keep` the perturbed image that reached the rank
-    at budget `keep_at` is kept, so that anyone can score it again.
+    index) reached the rank, `size` how large its perturbation was. For the queries in `keep` the
+    perturbed image that reached the rank at budget `keep_at` is kept, so that anyone can score it again.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Record:
         first = self._first(size)
         inside = first < len(self.budgets)
         at = self.rank[np.minimum(first, len(self.budgets) - 1), rows]
-        return inside & (self._level(rank) > self._level(at))
+        return inside & (self.level(rank) > self.level(at))
 
     def claim(self, attack: int, rows: np.ndarray, size: np.ndarray, rank: np.ndarray, x: Tensor) -> None:
         """Write down verified findings: perturbed images `x` of these rows, of these sizes and ranks.
@@ -96,6 +96,6 @@ class Record:
         """The index of the smallest budget that holds a perturbation of this size."""
         return np.searchsorted(self._limits, size)
 
-    def _level(self, rank: np.ndarray) -> np.ndarray:
+    def level(self, rank: np.ndarray) -> np.ndarray:
         """How many of the ks a rank breaks."""
         return np.searchsorted(self.ks, rank)

@@ -261,7 +261,9 @@ class FMN(Search):
         state.best = torch.where(broken, torch.minimum(state.best, size), state.best)
         decay = 0.5 * (1 + torch.cos(math.pi * t / self.steps))
         shrink = spread(self.factor[1] + (self.factor[0] - self.factor[1]) * decay, state.radii)
-        crossing = size - loss / budget.dual(gradient).clamp_min(1e-12)
+        # A little beyond the linear estimate: aimed at zero itself, the loss may creep up to it from
+        # below for ever.
+        crossing = (size - loss / budget.dual(gradient).clamp_min(1e-12)) * (1 + shrink)
         state.radii = torch.where(
             broken,
             torch.minimum(state.radii * (1 - shrink), state.best * (1 - shrink)),

@@ -1,0 +1,5 @@
+"""`python -m benchmark` is `robustdml`."""
+
+from benchmark.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""What is scored, whatever it came from: a module with its card and its digest."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from attacks.retrieval import Distance
+from leaderboard.records import ModelCard
+
+if TYPE_CHECKING:
+    from models.embedder import LoadedModel
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A module (B,C,H,W) -> (B,D), how its vectors are compared, and what the board says of it."""
+
+    card: ModelCard
+    module: nn.Module
+    distance: Distance
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over the architecture and all tensors, by which results are keyed."""
+        return self.card.digest
+
+    @classmethod
+    def of_model(cls, model: "LoadedModel") -> "Candidate":
+        """A model of the zoo, or a checkpoint that was read with its specification."""
+        spec = model.spec
+        card = ModelCard(digest=model.digest, **spec.model_dump(mode="json", exclude={"weights", "options"}))
+        return cls(card, model.module, spec.distance)
+
+    @classmethod
+    def of_module(cls, module: nn.Module, distance: Distance, name: str = "") -> "Candidate":
+        """A module of the caller's own; its digest covers its printed structure and its tensors."""
+        digest = _digest(module, distance)
+        name = name or f"{type(module).__name__.lower()}-{digest[:8]}"
+        card = ModelCard(name=name, digest=digest, training="unknown", distance=distance, arch="module")
+        return cls(card, module, distance)
+
+
+def _digest(module: nn.Module, distance: str) -> str:
+    total = hashlib.sha256(f"{distance}\n{module!r}".encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,220 @@
+"""A cell: one model, one dataset, one suite, one norm. Run shard by shard, kept as records."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+
+from attacks.catalogue import Suite
+from benchmark.candidate import Candidate
+from benchmark.checks import NOT_RUN, chance_of, clean_checks, rescore
+from benchmark.scoring import Outcome, Scorer, Settings
+from benchmark.tasks import RetrievalTask
+from leaderboard.records import (
+    BrokenRecord,
+    CellRecord,
+    Check,
+    DatasetCard,
+    Shard,
+    SuiteCard,
+    Work,
+    cell_path,
+    read_cell,
+    write_atomic,
+    write_cell,
+)
+
+KEPT = 64
+"""So many queries of a cell keep their perturbed image at the headline budget."""
+
+
+def blank_record(
+    candidate: Candidate,
+    task: RetrievalTask,
+    settings: Settings,
+    suite: Suite,
+    norm: str,
+    seed: int,
+    alone: bool,
+    shard: Shard,
+) -> CellRecord:
+    """Everything about a cell's shard that is known before it runs."""
+    return CellRecord(
+        model=candidate.card,
+        dataset=DatasetCard(
+            name=task.name,
+            digest=task.digest,
+            queries_total=len((task.whole or task).query),
+            classes=len(np.unique(task.labels[task.query])),
+            chance=chance_of(task),
+            full=task.full,
+            budgets=task.budgets[norm],
+            ks=task.ks,
+        ),
+        suite=SuiteCard(
+            name=suite.name, digest=suite.digest, attacks=tuple(a.name for a in suite.attacks), alone=alone
+        ),
+        norm=norm,
+        budgets=task.budgets[norm],
+        headline=task.headline[norm],
+        ks=task.ks,
+        seed=seed,
+        shard=shard,
+        environment=environment(settings),
+    )
+
+
+def environment(settings: Settings) -> dict[str, object]:
+    """Where and how the numbers are made."""
+    device = settings.pick_device()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "amp": settings.amp,
+    }
+
+
+def is_done(path: Path, record: CellRecord) -> bool:
+    """Whether a shard is there and whole; a broken file is removed, so that it is computed again."""
+    if not path.exists():
+        return False
+    try:
+        found, _ = read_cell(path)
+    except BrokenRecord:
+        path.unlink()
+        return False
+    return found.key == record.key and found.shard == record.shard
+
+
+def run_shard(results: Path, scorer: Scorer, suite: Suite, record: CellRecord, rows: np.ndarray) -> Path:
+    """Attack the queries `rows` (places in the task's queries) and write their record."""
+    keep = np.flatnonzero(np.isin(rows, kept_rows(scorer, record.seed))).tolist()
+    outcome = scorer.run(suite.attacks, record.norm, rows=rows, seed=record.seed, keep=keep)
+    return write_outcome(results, scorer, record, outcome)
+
+
+def kept_rows(scorer: Scorer, seed: int) -> np.ndarray:
+    """The seeded choice of queries whose perturbed image is kept: the same for every sharding."""
+    able = np.flatnonzero(scorer.clean.matches)
+    return np.random.default_rng([seed, 64]).permutation(able)[:KEPT]
+
+
+def store_outcome(
+    results: Path,
+    candidate: Candidate,
+    scorer: Scorer,
+    suite: Suite,
+    norm: str,
+    seed: int,
+    outcome: Outcome,
+    alone: bool,
+) -> Path:
+    """Write what `evaluate` found as a cell of one shard."""
+    if alone:
+        attack = outcome.work[0].attack
+        suite = Suite(attack.name, (attack,))
+    shard = Shard(limit=None if scorer.task.full else len(scorer.task.query))
+    record = blank_record(candidate, scorer.task, scorer.settings, suite, norm, seed, alone, shard)
+    return write_outcome(results, scorer, record, outcome)
+
+
+def write_outcome(results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome) -> Path:
+    """Write the kept images, then the record that names them."""
+    path = cell_path(results, record, "compare" if record.suite.alone else "cells")
+    digests = _write_kept(results, scorer, record, outcome)
+    checks = [
+        *clean_checks(scorer),
+        rescore(scorer, outcome),
+        *(Check(name=name, level="not run") for name in NOT_RUN),
+    ]
+    work = tuple(
+        Work(
+            attack=done.attack.name,
+            shown=done.shown,
+            forward=done.meter.forward,
+            backward=done.meter.backward,
+            seconds=done.seconds,
+        )
+        for done in outcome.work
+    )
+    full = record.model_copy(update={"work": work, "checks": tuple(checks), "kept": digests})
+    write_cell(path, full, frame_of(scorer, outcome))
+    return path
+
+
+def frame_of(scorer: Scorer, outcome: Outcome) -> pd.DataFrame:
+    """The rows of a record, one per query."""
+    places, clean, record = scorer.task.query[outcome.rows], scorer.clean, outcome.record
+    columns = {
+        "query": scorer.task.ids[places],
+        "label": scorer.task.labels[places],
+        "matches": clean.matches[outcome.rows],
+        "clean_rank": clean.rank[outcome.rows],
+        "average_precision": clean.average_precision[outcome.rows],
+        "r_precision": clean.r_precision[outcome.rows],
+    }
+    for i in range(len(record.budgets)):
+        columns |= {f"rank_{i}": record.rank[i], f"by_{i}": record.by[i], f"size_{i}": record.size[i]}
+    return pd.DataFrame(columns)
+
+
+def _write_kept(results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome) -> tuple[str, ...]:
+    """Store the kept images (float32) outside git, as safetensors; returns the file's digest."""
+    kept = {place: image for place, image in outcome.record.kept.items() if image is not None}
+    if not kept:
+        return ()
+    rows = outcome.rows[list(kept)]
+    content = safetensors.torch.save(
+        {
+            "x": torch.stack(list(kept.values())),
+            "query": torch.from_numpy(scorer.task.ids[scorer.task.query[rows]]),
+            "rank": torch.from_numpy(outcome.record.rank[outcome.record.keep_at, list(kept)]),
+        }
+    )
+    name = f"{record.shard.index:04d}-of-{record.shard.count:04d}.safetensors"
+    write_atomic(results / "kept" / record.key / name, content)
+    return (hashlib.sha256(content).hexdigest(),)
+
+
+def load_vectors(
+    results: Path, candidate: Candidate, dataset_digest: str, device: str
+) -> torch.Tensor | None:
+    """Embeddings of an earlier run of the same weights on the same images; None if there are none."""
+    path = _vectors_path(results, candidate, dataset_digest, device)
+    try:
+        return safetensors.torch.load_file(path)["vectors"]
+    # A damaged cache is no loss: it is computed again.
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+
+
+def save_vectors(results: Path, candidate: Candidate, dataset_digest: str, scorer: Scorer) -> None:
+    """Keep embeddings for the next run, keyed by the contents of weights and images."""
+    path = _vectors_path(results, candidate, dataset_digest, scorer.device.type)
+    if not path.exists():
+        write_atomic(path, safetensors.torch.save({"vectors": scorer.vectors.cpu().contiguous()}))
+
+
+def _vectors_path(results: Path, candidate: Candidate, dataset_digest: str, device: str) -> Path:
+    return results / "embeddings" / f"{candidate.digest[:20]}-{dataset_digest[:20]}-{device}.safetensors"
+
+
+def writable(results: Path) -> bool:
+    """Whether results can be written there (tried, because access bits do not tell)."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""`robustdml compare`: attacks on one model, each alone on all queries."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.commands import options
+
+
+def compare(
+    model: Annotated[str, typer.Argument(help="A model of the zoo, or one that was submitted before.")],
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An attack, with parameters if wanted (pgd:steps=100); repeat. Default: all of `standard`, and `released`."
+        ),
+    ] = None,
+    dataset: options.Dataset = "glyphs",
+    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    results: options.Results = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Folder for table and figures.")] = None,
+    data_root: options.DataRoot = None,
+    side: options.Side = 224,
+    limit_queries: options.LimitQueries = None,
+    seed: options.Seed = 0,
+    shard_size: options.ShardSize = 1024,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    amp: options.Amp = False,
+    fold: options.Fold = False,
+    compile_: options.Compile = False,
+) -> int:
+    """Compare attacks: R@k per budget, cost, what only one of them breaks, the worst case over all.
+
+    Example: robustdml compare glyphs-panum2021 --attack fmn --attack pgd:steps=100 --attack released
+    """
+    from leaderboard.compare_table import write_comparison
+
+    from attacks.catalogue import suite_table
+    from benchmark.commands.show import out as screen
+    from benchmark.commands.show import progress, show_plan, show_summary
+    from benchmark.grid import GridSpec, make_plan, run_plan
+    from benchmark.sources import find_model, find_task
+
+    attacks = attack or [*(each.name for each in suite_table()["standard"].attacks), "released"]
+    spec = GridSpec(
+        models=[model],
+        datasets=[dataset],
+        suites=list(dict.fromkeys(attacks)),
+        norms=[norm],
+        seed=seed,
+        limit_queries=limit_queries,
+        shard_size=shard_size,
+        alone=True,
+    )
+    settings = options.settings(device, batch_size, amp, fold, compile_)
+    with progress() as tick:
+        task = find_task(dataset, data_root, side, tick)
+        plan = make_plan(spec, [(model, find_model(model, results))], [task], results, settings)
+    show_plan(plan)
+    with progress() as tick:
+        summary = run_plan(plan, settings, tick)
+    if code := show_summary(summary):
+        return code
+    folder = out or results / "compare" / f"{model}-{task.name}-{norm}"
+    text, files = write_comparison(results, {record.key for record in summary.records}, folder)
+    screen.print(text, highlight=False, markup=False)
+    screen.print(f"{len(files)} files written to {folder}.", highlight=False)
+    return 0

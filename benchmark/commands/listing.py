@@ -1,0 +1,108 @@
+"""`robustdml list models|datasets|attacks|suites`."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.commands import options
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    datasets = "datasets"
+    attacks = "attacks"
+    suites = "suites"
+
+
+def show(
+    what: Annotated[What, typer.Argument(help="What to list.")],
+    results: options.Results = Path("results"),
+) -> None:
+    """List models, data sets, attacks or suites, with what to know of each."""
+    from rich.table import Table
+
+    from benchmark.commands.show import out
+
+    columns, rows = {
+        What.models: _models,
+        What.datasets: _datasets,
+        What.attacks: _attacks,
+        What.suites: _suites,
+    }[what](results)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+Listing = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
+
+
+def _models(results: Path) -> Listing:
+    from benchmark.sources import read_submitted
+    from models.registry import MODELS
+
+    submitted = [read_submitted(path) for path in sorted((results / "models").glob("*.json"))]
+    rows = [
+        (
+            spec.name,
+            spec.arch,
+            str(spec.dim),
+            spec.distance,
+            spec.training,
+            spec.trained_on,
+            spec.sibling or "",
+        )
+        for spec in [*MODELS.values(), *submitted]
+    ]
+    return ("model", "architecture", "dim", "distance", "training", "trained on", "sibling"), rows
+
+
+def _datasets(results: Path) -> Listing:
+    from benchmark.datasets import DATASETS
+
+    rows = [
+        (
+            name,
+            " x ".join(map(str, spec.shape)),
+            " ".join(map(str, spec.ks)),
+            " ".join(spec.budgets["linf"]),
+            " ".join(spec.budgets["l2"]),
+            spec.about,
+        )
+        for name, spec in DATASETS.items()
+    ]
+    return ("data set", "tensor", "ks", "L-inf budgets", "L2 budgets", "what it is"), rows
+
+
+def _attacks(results: Path) -> Listing:
+    from attacks.attack import parameters
+    from attacks.catalogue import attack_table
+
+    rows = [
+        (
+            attack.name,
+            attack.objective.name,
+            attack.search.name,
+            " ".join(f"{name}={value}" for name, value in parameters(attack.search).items()),
+            attack.paper or attack.search.paper,
+            attack.about,
+        )
+        for attack in attack_table().values()
+    ]
+    return ("attack", "objective", "search", "parameters", "paper", "what it does"), rows
+
+
+def _suites(results: Path) -> Listing:
+    from attacks.catalogue import suite_table
+
+    rows = [
+        (suite.name, suite.digest, " ".join(attack.name for attack in suite.attacks), suite.about)
+        for suite in suite_table().values()
+    ]
+    return ("suite", "digest", "attacks, in order", "what it is"), rows

@@ -1,0 +1,44 @@
+"""Options that several commands share, declared once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmark.scoring import Settings
+
+Results = Annotated[Path, typer.Option(help="Folder of the results; may be shared.", show_default=True)]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data sets.", envvar="ROBUSTDML_DATA", show_envvar=True),
+]
+Dataset = Annotated[
+    str,
+    typer.Option(help="A data set by name, a folder of class folders, or a CSV (path,label[,split][,role])."),
+]
+Norms = Annotated[
+    list[str] | None,
+    typer.Option("--norm", help="linf or l2; repeat for both. Default: all that the data set lists."),
+]
+LimitQueries = Annotated[
+    int | None,
+    typer.Option(min=1, help="Attack only so many queries, spread over the classes (preliminary)."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Side = Annotated[int, typer.Option(min=16, help="Side of the images of your own data set, in pixels.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images per pass; halves by itself when memory runs out.")
+]
+Amp = Annotated[bool, typer.Option("--amp", help="Search in bfloat16 (findings are verified in float32).")]
+Fold = Annotated[bool, typer.Option("--fold", help="Search with BatchNorm folded into the convolutions.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Search with a compiled model (worth it on a GPU).")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Queries per result file: what an interruption costs.")]
+
+
+def settings(device: str | None, batch: int | None, amp: bool, fold: bool, compile_: bool) -> "Settings":
+    """How to compute."""
+    from benchmark.scoring import Settings
+
+    return Settings(device, batch, amp, fold, compile_)

@@ -1,0 +1,105 @@
+"""What a long command shows: the plan and its cost first, then progress, then what came of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from benchmark.grid import Plan, Summary
+    from benchmark.scoring import Tick
+
+console = Console(stderr=True)
+out = Console()
+
+
+def show_plan(plan: "Plan") -> None:
+    """What will run, on what, and at most at what cost."""
+    table = Table(title="Plan", title_justify="left")
+    columns = ("model", "data set", "queries", "gallery", "norms", "suites", "shards", "passes, at most")
+    for column in columns:
+        table.add_column(column, justify="right" if column in columns[2:4] + columns[6:] else "left")
+    for pairing in plan.pairings:
+        jobs, task = pairing.jobs, pairing.task
+        missing = sum(len(job.missing) for job in jobs)
+        shards = sum(len(job.records) for job in jobs)
+        table.add_row(
+            pairing.name,
+            task.name,
+            f"{len(task.query):,}",
+            f"{len(task.gallery):,}",
+            " ".join(dict.fromkeys(job.norm for job in jobs)),
+            " ".join(dict.fromkeys(job.suite.name for job in jobs)),
+            f"{missing} of {shards}",
+            f"{pairing.most_passes:,}",
+        )
+    console.print(table)
+    missing, shards = plan.shards
+    if not missing:
+        console.print("Everything is there already; nothing to compute.")
+        return
+    console.print(
+        f"{missing} of {shards} shards to compute, at most {plan.most_passes:,} forward and backward passes: "
+        f"at most {duration(plan.most_seconds)} at the measured rate (queries that break leave early)."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def progress() -> Iterator["Tick"]:
+    """Bars for the stages under way; lines only where there is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar per stage; a stage that begins again starts its bar again."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what not in self._tasks:
+            for old in self._tasks.values():
+                self._bars.update(old, visible=False)
+            self._tasks = {what: self._bars.add_task(what, total=of, rate="")}
+        bar = self._tasks[what]
+        speed = self._bars.tasks[-1].speed
+        self._bars.update(bar, completed=done, total=of, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def show_summary(summary: "Summary") -> int:
+    """What was written and what failed; returns the exit code."""
+    for failure in summary.failures:
+        console.print(f"[red]Error:[/red] {failure}", highlight=False)
+    if summary.written:
+        console.print(f"{len(summary.written)} shards written.")
+    return 2 if summary.failures else 0

@@ -1,0 +1,168 @@
+"""`robustdml submit`: a checkpoint goes in, a row of the board comes out."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from benchmark.commands import options
+
+about_model = partial(Option, rich_help_panel="The model")
+provenance = partial(Option, rich_help_panel="Where it comes from (shown on the board)")
+
+
+def submit(
+    checkpoint: Annotated[
+        Path | None,
+        Argument(help="safetensors or torch weights; a folder with trunk_*.pth and embedder_*.pth; a .pt2."),
+    ] = None,
+    name: Annotated[str, Option(help="The row's name.")] = "",
+    arch: Annotated[
+        str,
+        about_model(help="A timm model (resnet50), convnet, visualphishnet or seed-resnet50."),
+    ] = "",
+    dim: Annotated[int, about_model(min=1, help="D of the (B, D) embedding.")] = 0,
+    head: Annotated[str, about_model(help="linear, or none (pooled features).")] = "linear",
+    distance: Annotated[str, about_model(help="cosine or euclidean.")] = "cosine",
+    l2norm: Annotated[bool, about_model(help="Normalise the embedding.")] = False,
+    mean: Annotated[
+        str,
+        about_model(help='Per channel, "0.485,0.456,0.406", or "imagenet". Default: none.'),
+    ] = "",
+    std: Annotated[str, about_model(help='Per channel, "0.229,0.224,0.225", or "imagenet".')] = "",
+    bgr: Annotated[bool, about_model("--bgr", help="The network wants BGR.")] = False,
+    size: Annotated[
+        int | None,
+        about_model(min=8, help="The side the network wants. Default: the data set's."),
+    ] = None,
+    interpolation: Annotated[str, about_model(help="bilinear, bicubic or nearest.")] = "bilinear",
+    channels: Annotated[
+        int | None,
+        about_model(min=1, max=3, help="Channels the network wants (1 or 3)."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        about_model(help="An option of the architecture, NAME=VALUE."),
+    ] = None,
+    layout: Annotated[str, about_model(help="The checkpoint's layout, if it is not recognised.")] = "",
+    allow_partial: Annotated[
+        bool,
+        about_model("--allow-partial", help="Accept missing or unexpected weights."),
+    ] = False,
+    trust_code: Annotated[
+        bool,
+        about_model(
+            "--trust-code",
+            help="Run code from the submission, in a contained process.",
+        ),
+    ] = False,
+    code: Annotated[str, about_model(help="FILE.py:build (needs --trust-code).")] = "",
+    expect_clean: Annotated[
+        float | None,
+        about_model(
+            min=0,
+            max=1,
+            help="Your clean R@1; refuse if ours is off by more than 0.01.",
+        ),
+    ] = None,
+    title: Annotated[str, provenance()] = "",
+    training: Annotated[str, provenance(help="natural, panum2021, ...")] = "natural",
+    loss: Annotated[str, provenance()] = "",
+    trained_on: Annotated[str, provenance(help="Data set.")] = "",
+    defence_eps: Annotated[str, provenance(help="Radius trained against.")] = "",
+    sibling: Annotated[
+        str | None,
+        provenance(help="The model that differs by the defence alone (for the gain)."),
+    ] = None,
+    paper: Annotated[str, provenance()] = "",
+    licence: Annotated[str, provenance()] = "",
+    notes: Annotated[str, provenance()] = "",
+    dataset: options.Dataset = "glyphs",
+    suite: Annotated[str, Option(help="Only `standard` is ranked.")] = "standard",
+    norm: options.Norms = None,
+    results: options.Results = Path("results"),
+    data_root: options.DataRoot = None,
+    side: options.Side = 224,
+    limit_queries: options.LimitQueries = None,
+    seed: options.Seed = 0,
+    shard_size: options.ShardSize = 1024,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    amp: options.Amp = False,
+    fold: options.Fold = False,
+    compile_: options.Compile = False,
+) -> int:
+    """Score a checkpoint and say where it would rank.
+
+    Example: robustdml submit my.safetensors --name mine --arch resnet50 --dim 128 --mean imagenet
+    --std imagenet --dataset cars196
+    """
+    if trust_code:
+        again = _in_child(results)
+        if again is not None:
+            return again
+    from benchmark.submission import Submission, make_spec, score
+
+    task_options = (dataset, data_root, side)
+    spec = make_spec(
+        task_options,
+        checkpoint,
+        name=name,
+        arch=arch,
+        dim=dim,
+        head=head,
+        distance=distance,
+        l2norm=l2norm,
+        mean=mean,
+        std=std,
+        bgr=bgr,
+        size=size,
+        interpolation=interpolation,
+        channels=channels,
+        option=option or [],
+        layout=layout,
+        code=code,
+        title=title,
+        training=training,
+        loss=loss,
+        trained_on=trained_on,
+        defence_eps=defence_eps,
+        sibling=sibling,
+        paper=paper,
+        licence=licence,
+        notes=notes,
+    )
+    submission = Submission(spec, checkpoint, code, allow_partial, expect_clean)
+    settings = options.settings(device, batch_size, amp, fold, compile_)
+    return score(
+        submission,
+        task_options,
+        results=results,
+        suite=suite,
+        norms=norm or [],
+        limit_queries=limit_queries,
+        seed=seed,
+        shard_size=shard_size,
+        settings=settings,
+    )
+
+
+def _in_child(results: Path) -> int | None:
+    """Run this very command again, contained; None where this process is the child already."""
+    from models import trusted
+
+    if trusted.in_child():
+        return None
+    results.mkdir(parents=True, exist_ok=True)
+    root = os.environ.get("ROBUSTDML_DATA") or str(_data_home())
+    command = [sys.executable, "-P", "-m", "benchmark", *sys.argv[1:]]
+    return trusted.run_in_child(command, env={"ROBUSTDML_DATA": root})
+
+
+def _data_home() -> Path:
+    from benchmark.datasets import data_root
+
+    return data_root(None)

@@ -1,0 +1,249 @@
+"""The grid: models x datasets x suites x norms, planned, run shard by shard, resumed."""
+
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from attacks.attack import Attack
+from attacks.catalogue import Suite, find_attack, find_suite
+from attacks.errors import UserError
+from attacks.searches import Search
+from attacks.table import unknown
+from attacks.victim import Victim, frozen
+from benchmark.candidate import Candidate
+from benchmark.cells import blank_record, is_done, load_vectors, run_shard, save_vectors, writable
+from benchmark.checks import require_independence
+from benchmark.scoring import Scorer, Settings, Tick, quiet
+from benchmark.tasks import RetrievalTask
+from leaderboard.records import CellRecord, Shard, cell_path
+
+SHARD = 1024
+"""Queries per record file: what an interruption can cost."""
+
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+class GridSpec(BaseModel):
+    """What to run. `norms` empty: all that a dataset lists; `limit_queries`: a preliminary look.
+
+    `alone` runs each attack by itself on all queries (for `compare`); `suites` then names attacks.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    models: Names
+    datasets: Names = ["glyphs"]
+    suites: Names = ["standard"]
+    norms: list[str] = []
+    seed: int = Field(0, ge=0)
+    limit_queries: int | None = Field(None, ge=1)
+    shard_size: int = Field(SHARD, ge=1)
+    alone: bool = False
+
+
+def read_grid(path: Path) -> GridSpec:
+    """A grid from a TOML file; whatever is wrong with it raises UserError naming file and field."""
+    try:
+        return GridSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"Cannot read the grid {path}: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the file"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{path}: {unknown('field', name, list(GridSpec.model_fields))}") from error
+        raise UserError(f"{path}: {name}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from error
+
+
+@dataclass
+class Job:
+    """The shards of one cell: those still to be computed, with the queries (places) of each."""
+
+    suite: Suite
+    norm: str
+    records: list[CellRecord]
+    missing: list[tuple[CellRecord, np.ndarray]]
+
+    @property
+    def queries(self) -> int:
+        """How many queries are still to be attacked."""
+        return sum(len(rows) for _, rows in self.missing)
+
+    def most_passes(self, budgets: int, ks: int) -> int:
+        """An upper bound on passes (forward with backward): no query leaves before its last step."""
+        return self.queries * sum(most_passes(attack, budgets, ks) for attack in self.suite.attacks)
+
+
+def most_passes(attack: Attack, budgets: int, ks: int) -> int:
+    """Passes per query if nothing breaks before the last step (a `Whole` search counts as 100)."""
+    if not isinstance(attack.search, Search):
+        return attack.restarts * budgets * 100
+    runs = 1 if attack.search.min_norm else budgets
+    # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more.
+    return attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
+
+
+@dataclass
+class Pairing:
+    """One model in front of one dataset, with its jobs."""
+
+    name: str
+    task: RetrievalTask
+    load: Callable[[], Candidate]
+    jobs: list[Job]
+    seconds_per_pass: float = 0.0
+
+    @property
+    def most_passes(self) -> int:
+        """Upper bound over all jobs."""
+        return sum(job.most_passes(len(self.task.budgets[job.norm]), len(self.task.ks)) for job in self.jobs)
+
+
+@dataclass
+class Plan:
+    """What will run, and at most at what cost."""
+
+    pairings: list[Pairing]
+    results: Path
+
+    @property
+    def most_passes(self) -> int:
+        """Upper bound on forward-backward passes of single images."""
+        return sum(pairing.most_passes for pairing in self.pairings)
+
+    @property
+    def most_seconds(self) -> float:
+        """Upper bound on the time, from one measured batch of each model."""
+        return sum(pairing.most_passes * pairing.seconds_per_pass for pairing in self.pairings)
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """(to run, in all)."""
+        jobs = [job for pairing in self.pairings for job in pairing.jobs]
+        return sum(len(job.missing) for job in jobs), sum(len(job.records) for job in jobs)
+
+
+@dataclass
+class Summary:
+    """What a run did; `failures` holds one sentence for each pairing that could not be scored."""
+
+    written: list[Path] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    records: list[CellRecord] = field(default_factory=list)
+
+
+Models = Sequence[tuple[str, Callable[[], Candidate]]]
+Tasks = Sequence[RetrievalTask]
+
+
+def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, settings: Settings) -> Plan:
+    """Look at what is there already, load each model once to know its digest, time one batch."""
+    if not writable(results):
+        raise UserError(f"Cannot write results to {results}; choose another folder with --results.")
+    plan = Plan([], results)
+    for whole in tasks:
+        task = whole if spec.limit_queries is None else whole.limit(spec.limit_queries)
+        for name, load in models:
+            candidate = load()
+            jobs = [_job(spec, candidate, task, results, settings, *at) for at in _cells(spec, task)]
+            pairing = Pairing(name, task, load, jobs)
+            if pairing.most_passes:
+                pairing.seconds_per_pass = seconds_per_pass(candidate, task, settings)
+            plan.pairings.append(pairing)
+    return plan
+
+
+def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
+    for norm in spec.norms or list(task.budgets):
+        if norm not in task.budgets:
+            raise UserError(
+                f"{task.name} lists no budgets for {norm!r}; {unknown('norm', norm, list(task.budgets))}"
+            )
+        for name in spec.suites:
+            if spec.alone:
+                attack = find_attack(name)
+                yield Suite(attack.name, (attack,)), norm
+            else:
+                yield find_suite(name), norm
+
+
+def _job(
+    spec: GridSpec,
+    candidate: Candidate,
+    task: RetrievalTask,
+    results: Path,
+    settings: Settings,
+    suite: Suite,
+    norm: str,
+) -> Job:
+    count = -(-len(task.query) // spec.shard_size)
+    limit = None if task.full else len(task.query)
+    shards = [Shard(index=i, count=count, limit=limit) for i in range(count)]
+    records = [
+        blank_record(candidate, task, settings, suite, norm, spec.seed, spec.alone, shard) for shard in shards
+    ]
+    parts = np.array_split(np.arange(len(task.query)), count)
+    kind = "compare" if spec.alone else "cells"
+    missing = [
+        (record, rows)
+        for record, rows in zip(records, parts, strict=True)
+        if not is_done(cell_path(results, record, kind), record)
+    ]
+    return Job(suite, norm, records, missing)
+
+
+def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settings) -> float:
+    """Time forward and backward of one image, from the second of two batches of the task's images."""
+    batch, device = settings.pick_batch(), settings.pick_device()
+    x = task.load(task.query[np.arange(batch) % len(task.query)]).to(device)
+    with frozen(candidate.module.to(device)) as module:
+        # The gallery plays no part in the time of a pass.
+        victim = Victim(module, None, device, amp=settings.amp)  # type: ignore[arg-type]
+        for _ in range(2):
+            start = time.perf_counter()
+            leaf, vectors = victim.probe(x, True)
+            torch.autograd.grad(vectors.sum(), leaf)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - start
+    return seconds / batch
+
+
+def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
+    """Run every missing shard. A model that cannot be scored is named, and the others go on.
+
+    Finished shards stay whatever happens later; running the same plan again continues.
+    """
+    summary = Summary()
+    for pairing in plan.pairings:
+        summary.records += [record for job in pairing.jobs for record in job.records]
+        if any(job.missing for job in pairing.jobs):
+            try:
+                _run_pairing(pairing, plan.results, settings, tick, summary)
+            except UserError as error:
+                summary.failures.append(f"{pairing.name} on {pairing.task.name}: {error}")
+    return summary
+
+
+def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick, summary: Summary) -> None:
+    candidate, task = pairing.load(), pairing.task
+    device = settings.pick_device().type
+    with frozen(candidate.module) as module:
+        known = load_vectors(results, candidate, task.digest, device)
+        scorer = Scorer(module, task, candidate.distance, settings, known, tick)
+        if known is None:
+            require_independence(scorer)
+            save_vectors(results, candidate, task.digest, scorer)
+        for job in pairing.jobs:
+            for record, rows in job.missing:
+                tick(f"{pairing.name} {job.norm} {job.suite.name}", record.shard.index, record.shard.count)
+                summary.written.append(run_shard(results, scorer, job.suite, record, rows))

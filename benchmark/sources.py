@@ -1,0 +1,58 @@
+"""Where models and tasks come from when they are named on the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from attacks.errors import UserError
+from attacks.table import unknown
+from benchmark.scoring import Tick, quiet
+from leaderboard.records import write_atomic
+from models.registry import MODELS
+from models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from benchmark.candidate import Candidate
+    from benchmark.tasks import RetrievalTask
+
+
+def find_model(name: str, results: Path) -> Callable[[], "Candidate"]:
+    """A loader for a model of the zoo, or one that was submitted to this results folder."""
+    submitted = results / "models" / f"{name}.json"
+    if name not in MODELS and not submitted.exists():
+        known = [*MODELS, *(path.stem for path in (results / "models").glob("*.json"))]
+        raise UserError(unknown("model", name, known))
+
+    def load() -> "Candidate":
+        from benchmark.candidate import Candidate
+        from models import registry
+
+        spec = MODELS[name] if name in MODELS else read_submitted(submitted)
+        return Candidate.of_model(registry.load(spec))
+
+    return load
+
+
+def save_submitted(results: Path, spec: ModelSpec) -> None:
+    """Remember a submitted model, so that `run` and `compare` can name it later."""
+    write_atomic(results / "models" / f"{spec.name}.json", (spec.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_submitted(path: Path) -> ModelSpec:
+    """A model that was submitted before."""
+    try:
+        return ModelSpec.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a submitted model's record; submit the checkpoint again.") from error
+
+
+def find_task(name: str, root: Path | None, side: int = 224, tick: Tick = quiet) -> "RetrievalTask":
+    """A data set by name, or a folder or CSV of the user's own, with its content digest known."""
+    from benchmark.datasets import load_task
+
+    task = load_task(name, root, side=side)
+    task.hash_content(lambda done, total: tick(f"read {task.name}", done, total))
+    return task

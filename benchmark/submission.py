@@ -1,0 +1,203 @@
+"""Scoring a checkpoint: read, checked, attacked, entered, placed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from attacks.errors import UserError
+from attacks.table import unknown
+from benchmark.candidate import Candidate
+from benchmark.commands.show import console, out, progress, show_plan, show_summary
+from benchmark.grid import GridSpec, Plan, make_plan, run_plan
+from benchmark.scoring import Scorer, Settings
+from benchmark.sources import find_task, save_submitted
+from benchmark.tasks import RetrievalTask
+from models import registry
+from models.families import FAMILIES
+from models.spec import InputSpec, ModelSpec, Option, WeightsSpec
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was handed in."""
+
+    spec: ModelSpec
+    checkpoint: Path | None
+    code: str = ""
+    allow_partial: bool = False
+    expect_clean: float | None = None
+
+    def load(self) -> Candidate:
+        """The model with its weights; UserError says what does not fit."""
+        model = registry.load(self.spec, self.checkpoint, allow_partial=self.allow_partial, code=self.code)
+        return Candidate.of_model(model)
+
+
+def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | None, **given: Any) -> ModelSpec:
+    """The specification that the flags describe; UserError names the flag that is missing or wrong."""
+    if not given["name"]:
+        raise UserError("The submission has no name; pass --name NAME.")
+    if given["name"] in registry.MODELS:
+        raise UserError(f"The name {given['name']!r} is taken by a model of the zoo; pass another --name.")
+    external = bool(given["code"]) or (
+        checkpoint is not None and not given["arch"] and _is_program(checkpoint)
+    )
+    if checkpoint is None and not given["code"]:
+        raise UserError("There is nothing to score; give a checkpoint file, or --code FILE.py:build.")
+    arch = "external" if external else architecture(given["arch"])
+    if given["dim"] < 1:
+        raise UserError("The width of the embedding is not known; pass --dim D.")
+    channels = given["channels"] or _channels(arch, task_options)
+    try:
+        return ModelSpec(
+            arch=arch,
+            head="none" if external else given["head"],
+            options=dict(_option(text) for text in given["option"]),
+            input=InputSpec(
+                channels=channels,
+                size=given["size"],
+                mean=_per_channel("mean", given["mean"]),
+                std=_per_channel("std", given["std"]),
+                bgr=given["bgr"],
+                interpolation=given["interpolation"],
+            ),
+            weights=WeightsSpec(file=str(checkpoint.resolve()) if checkpoint else "", layout=given["layout"]),
+            **{name: given[name] for name in _PLAIN},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][-1] if first["loc"] else "options").replace("_", "-")
+        raise UserError(f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from error
+
+
+_PLAIN = (
+    *("name", "dim", "distance", "l2norm", "title", "training", "loss", "trained_on"),
+    *("defence_eps", "sibling", "paper", "licence", "notes"),
+)
+
+
+def architecture(name: str) -> str:
+    """The architecture that a user means: one of ours, or a timm model with or without "timm/"."""
+    if not name:
+        raise UserError("The architecture is not known; pass --arch, for example --arch resnet50.")
+    if name in FAMILIES or name.startswith("timm/"):
+        return name
+    import timm
+
+    if timm.is_model(name):
+        return f"timm/{name}"
+    known = [*(family for family in FAMILIES if "<" not in family), *timm.list_models()]
+    raise UserError(unknown("architecture", name, known))
+
+
+def _is_program(path: Path) -> bool:
+    from models.checkpoints import runs_code
+
+    return path.is_file() and runs_code(path)
+
+
+def _channels(arch: str, task_options: tuple[str, Path | None, int]) -> int:
+    """Photos' networks want three channels; ours for drawings what the data set has."""
+    if arch not in ("convnet", "external"):
+        return 3
+    name, root, side = task_options
+    return find_task(name, root, side).shape[0]
+
+
+def _per_channel(flag: str, text: str) -> tuple[float, ...]:
+    if text == "imagenet":
+        return _IMAGENET[flag]
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(
+            f'--{flag} {text!r} is no list of numbers; write "0.5,0.5,0.5" or "imagenet".'
+        ) from None
+
+
+def _option(text: str) -> tuple[str, Option]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--option {text!r} is not NAME=VALUE.")
+    words: dict[str, Option] = {"true": True, "false": False}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def score(
+    submission: Submission,
+    task_options: tuple[str, Path | None, int],
+    *,
+    results: Path,
+    suite: str,
+    norms: list[str],
+    limit_queries: int | None,
+    seed: int,
+    shard_size: int,
+    settings: Settings,
+) -> int:
+    """Check the model, print the plan, run it, write the entries and print where they would rank."""
+    candidate = submission.load()
+    name = submission.spec.name
+    with progress() as tick:
+        task = find_task(*task_options, tick)
+        if submission.expect_clean is not None:
+            _require_clean(candidate, task, settings, submission.expect_clean)
+        spec = GridSpec(
+            models=[name],
+            datasets=[task.name],
+            suites=[suite],
+            norms=norms,
+            seed=seed,
+            limit_queries=limit_queries,
+            shard_size=shard_size,
+        )
+        plan = make_plan(spec, [(name, lambda: candidate)], [task], results, settings)
+    show_plan(plan)
+    with progress() as tick:
+        code = show_summary(run_plan(plan, settings, tick))
+    if code:
+        return code
+    if submission.checkpoint is not None and not submission.code:
+        save_submitted(results, submission.spec)
+    _finish(plan, results)
+    return 0
+
+
+def _require_clean(candidate: Candidate, task: RetrievalTask, settings: Settings, expected: float) -> None:
+    from attacks.victim import frozen
+
+    with frozen(candidate.module) as module:
+        found = Scorer(module, task, candidate.distance, settings).clean.recall(1)
+    if abs(found - expected) > 0.01:
+        raise UserError(
+            f"The clean R@1 is {found:.3f} and not {expected:.3f} as --expect-clean says; check --mean, "
+            "--std, --bgr, --size, --interpolation, --distance and --l2norm."
+        )
+
+
+def _finish(plan: Plan, results: Path) -> None:
+    """Write the entries of what was scored, and print each row with its place."""
+    from leaderboard.board import boards
+    from leaderboard.entries import collect, save_entry
+    from leaderboard.table import row_text
+
+    everything, ours = collect(results)
+    for entry in ours:
+        save_entry(results, entry)
+    names = {(pairing.task.name, pairing.name) for pairing in plan.pairings}
+    for board in boards(everything):
+        for row in board.rows:
+            if (board.dataset, row.entry.model.name) in names:
+                out.print(row_text(board, row), highlight=False, markup=False)
+    console.print("Make the tables and figures with: robustdml leaderboard")
