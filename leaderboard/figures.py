@@ -18,9 +18,11 @@ MOST = 8
 def title_of(row: Row) -> str:
     """Name a row as the legend does: title and training, which tells siblings apart."""
     model = row.entry.model
+    title = model.title or model.name
+    title = title if len(title) <= 40 else title[:39] + "…"
     if model.baseline:
-        return f"{model.title or model.name} (prior)"
-    return f"{model.title or model.name}, {model.training or 'training unknown'}"
+        return f"{title} (prior)"
+    return f"{title}, {model.training}" if model.training else title
 
 
 def drawn_rows(board: Board) -> list[tuple[Row, str, Mark]]:
@@ -64,12 +66,17 @@ def describe(protocol: int, suite: str, digest: str, queries: int, classes: int)
     )
 
 
-def budget_axis(axes: Any, budgets: Sequence[str], norm_name: str) -> dict[str | None, float]:
-    """Lay out a log axis of budgets with the clean point apart at its left; returns positions."""
+def budget_axis(axes: Any, budgets: Sequence[str], norm_name: str, inches: float) -> dict[str | None, float]:
+    """Lay out a log axis of budgets with the clean point apart at its left; returns positions.
+
+    `inches`: about how long the axis is; labels that would touch go to a second line.
+    """
     logs = [float(np.log(float(radius(text)))) for text in budgets]
     span = max(logs[-1] - logs[0], 1.0)
     clean = logs[0] - max(0.14 * span, 0.35)
-    axes.set_xticks([clean, *logs], ["clean", *budgets])
+    places = [clean, *logs]
+    labels = stagger(places, ["clean", *budgets], 0.065 * (logs[-1] - clean) / inches)
+    axes.set_xticks(places, labels)
     axes.set_xlim(clean - 0.04 * span, logs[-1] + 0.04 * span)
     axes.set_xlabel(f"{norm_name} budget ε (log scale)")
     # Two short strokes say that the axis is broken between 0 and the smallest budget.
@@ -84,6 +91,20 @@ def budget_axis(axes: Any, budgets: Sequence[str], norm_name: str) -> dict[str |
             clip_on=False,
         )
     return dict(zip([None, *budgets], [clean, *logs], strict=True))
+
+
+def stagger(places: Sequence[float], labels: Sequence[str], per_letter: float) -> list[str]:
+    """Put a label on a second line where it would touch its left neighbour on the first."""
+    shown: list[str] = []
+    end = -np.inf  # where the first line is taken up to
+    for place, label in zip(places, labels, strict=True):
+        half = per_letter * len(label) / 2
+        if place - half < end + per_letter:
+            shown.append("\n" + label)
+        else:
+            shown.append(label)
+            end = place + half
+    return shown
 
 
 def draw_series(
@@ -122,7 +143,8 @@ def curves(board: Board, stem: Path, columns: str = "two") -> list[Path]:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        place = budget_axis(axes, board.budgets, board.norm_name)
+        inches = 3.9 if columns == "two" else 2.9
+        place = budget_axis(axes, board.budgets, board.norm_name, inches)
         for row, label, mark in rows:
             shares = zip((None, *row.entry.budgets), row.entry.recall[k], strict=True)
             draw_series(axes, place, list(shares), mark, label)
@@ -137,19 +159,31 @@ def curves(board: Board, stem: Path, columns: str = "two") -> list[Path]:
             color="#666666",
             va="top",
         )
-        axes.set_title(f"{board.dataset}: recall@{k} under attack")
+        axes.set_title(f"{board.dataset}, {board.norm_name}: recall@{k} under attack")
         legend(figure, axes, columns)
 
-    height = 3.1 if columns == "two" else 3.0 + 0.14 * len(rows)
+    height = 3.1 if columns == "two" else 3.0 + 0.16 * len(rows)
     return save(stem, draw, footer(board, columns), columns, height)
 
 
-def legend(figure: Any, axes: Any, columns: str) -> None:
-    """Put the legend where it hides nothing: right of a wide figure, below a narrow one."""
+def legend(figure: Any, axes: Any, columns: str, below: float = 0.45) -> None:
+    """Put the legend where it hides nothing: right of a wide figure, below a narrow one.
+
+    `below`: how many inches under the axes it starts, which leaves room for the axis' own text.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
     if columns == "two":
         figure.legend(loc="outside right center", handlelength=3.2)
-    else:
-        figure.legend(loc="outside lower left", handlelength=3.2)
+        return
+    shift = ScaledTranslation(-0.3, -below, figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + shift,
+        borderaxespad=0,
+        handlelength=3.2,
+    )
 
 
 def scatter(board: Board, stem: Path, columns: str = "one") -> list[Path]:
@@ -159,7 +193,7 @@ def scatter(board: Board, stem: Path, columns: str = "one") -> list[Path]:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        points = []
+        points, bars = [], []
         for row, _, mark in rows:
             clean, robust = row.entry.recall[k][0], row.entry.adversarial(board.headline, k)
             x, y = 100 * clean.value, 100 * robust.value
@@ -169,6 +203,7 @@ def scatter(board: Board, stem: Path, columns: str = "one") -> list[Path]:
                 yerr=[[y - 100 * robust.low], [100 * robust.high - y]],
                 color=mark.colour,
                 linewidth=0.8,
+                elinewidth=0.6,
                 marker=mark.marker,
                 markersize=6,
                 markeredgecolor="white",
@@ -177,17 +212,30 @@ def scatter(board: Board, stem: Path, columns: str = "one") -> list[Path]:
                 zorder=3,
             )
             points.append((x, y))
+            bars.append(((100 * clean.low, y), (100 * clean.high, y)))
+            bars.append(((x, 100 * robust.low), (x, 100 * robust.high)))
             if mark is PRIOR:
                 axes.axhline(y, color=GREY, linestyle=mark.dashes, linewidth=0.9, zorder=1)
+                bars.append(((0, y), (100, y)))
         _square_limits(axes, points)
         axes.set_xlabel(f"clean recall@{k} (%)")
         axes.set_ylabel(f"recall@{k} at {board.norm_name} {board.headline} (%)")
         axes.grid(visible=True)
         axes.set_axisbelow(True)
-        axes.set_title(f"{board.dataset}: clean against robust")
-        place_labels(figure, axes, points, [label.replace(", ", ",\n", 1) for _, label, _ in rows])
+        axes.set_title(f"{board.dataset}, {board.norm_name}: clean against robust")
+        labels = [two_lines(label) for _, label, _ in rows]
+        place_labels(figure, axes, points, labels, bars, [mark.colour for _, _, mark in rows])
 
     return save(stem, draw, footer(board, columns), columns, 3.4)
+
+
+def two_lines(label: str) -> str:
+    """Break a label at the comma (or space) nearest to its middle."""
+    breaks = [i + 1 for i, c in enumerate(label) if c == ","] or [i for i, c in enumerate(label) if c == " "]
+    if len(label) < 16 or not breaks:
+        return label
+    at = min(breaks, key=lambda i: abs(i - len(label) / 2))
+    return label[:at] + "\n" + label[at:].strip()
 
 
 def _square_limits(axes: Any, points: Sequence[tuple[float, float]]) -> None:
@@ -234,17 +282,18 @@ def gains(board: Board, stem: Path, columns: str = "one") -> list[Path]:
             _prior_segment(axes, board, row, place)
         axes.set_xscale("log")
         values = [found.value for _, found, _, _ in rows]
-        axes.set_xlim(min(1, *values) * 0.8, max(values) ** 1.45 * 1.5)
+        low, high = 0.9 * min(1, *values), max(2, *values)
+        axes.set_xlim(low, low * (high / low) ** 1.75)  # the rest is for the numbers
         _plain_log_ticks(axes)
-        axes.set_yticks(range(len(rows)), [label.replace(", ", ",\n", 1) for _, _, label, _ in rows])
+        axes.set_yticks(range(len(rows)), [two_lines(label) for _, _, label, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.75)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("gain in recall@1 over the natural sibling (log scale)")
-        axes.set_title(f"{board.dataset}, {board.norm_name}: gain")
+        axes.set_xlabel("gain over the natural sibling (log scale)")
+        axes.set_title(f"{board.dataset}, {board.norm_name}: gain in recall@1")
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside lower right", handlelength=3)
+            legend(figure, axes, "one")
 
-    return save(stem, draw, footer(board, columns), columns, 1.5 + 0.42 * len(rows))
+    return save(stem, draw, footer(board, columns), columns, 1.6 + 0.42 * len(rows))
 
 
 def _prior_segment(axes: Any, board: Board, row: Row, place: int) -> None:
@@ -276,8 +325,8 @@ def _plain_log_ticks(axes: Any) -> None:
     low, high = axes.get_xlim()
     ticks = [m * 10**e for e in range(-3, 7) for m in (1, 2, 5)]
     shown = [t for t in ticks if low <= t <= high]
-    while len(shown) > 7:
-        shown = shown[::2]
+    if len(shown) > 5:
+        shown = [t for t in shown if np.isclose(np.log10(t) % 1, [0, 1]).any()]
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
