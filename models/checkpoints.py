@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,9 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     if kind_of(path) == "torch":
         refuse_bomb(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # torch's remarks on odd files are for its developers; ours is one sentence.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
@@ -165,6 +168,7 @@ def checked(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 def _checked(key: str, value: Tensor, where: str) -> Tensor:
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        kind = "meta" if value.is_meta else kind
         raise UserError(f"{where}: {key} is a {kind} tensor; save it as a dense float tensor.")
     if value.is_complex():
         raise UserError(f"{where}: {key} holds complex numbers, which no network here uses.")

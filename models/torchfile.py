@@ -42,10 +42,11 @@ def kind_of(path: Path) -> Kind:
     refuse_foreign(path, start)
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
+    # First: a safetensors file begins with the length of its header, which may be any byte.
+    if start[4:9] == b"\0\0\0\0{":
+        return "safetensors"
     if start[:1] == b"\x80" or start[257:262] == b"ustar":
         return "legacy"
-    if len(start) > 8 and start[8:9] == b"{":
-        return "safetensors"
     raise UserError(f"{path}: is neither safetensors nor a file that torch saved.")
 
 
@@ -73,9 +74,16 @@ def _kind_of_zip(path: Path) -> Kind:
 def _entries(path: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return {entry.filename: entry for entry in archive.infolist()}
+            entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(f"{path}: is damaged or was cut short ({error}); download it again.") from error
+    # A cut archive with a whole one inside it would pass for the inner one.
+    if entries and min(entry.header_offset for entry in entries) != 0:
+        raise UserError(f"{path}: is damaged or was cut short; download it again.")
+    named = {entry.filename: entry for entry in entries}
+    if len(named) != len(entries):
+        raise UserError(f"{path}: has two entries of one name, which torch never writes.")
+    return named
 
 
 def refuse_bomb(path: Path) -> None:

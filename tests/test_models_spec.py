@@ -1,0 +1,160 @@
+"""A model card that is wrong names its file and its field."""
+
+import sys
+from subprocess import run
+
+import pytest
+
+from attacks.errors import UserError
+from models.registry import MODELS, ZOO, Zoo
+from models.spec import InputSpec, ModelSpec, WeightsSpec, parse, read_toml
+
+GOOD = {"name": "m", "arch": "convnet", "dim": 64}
+SHA = "a" * 64
+
+
+def test_a_minimal_card():
+    card = parse(GOOD, "here")
+    assert (card.distance, card.l2norm, card.head, card.sibling) == ("cosine", False, "linear", None)
+    assert card.label == "m" and not card.weights
+
+
+WRONG = {
+    "no name": ({"name": None}, "name"),
+    "a path as name": ({"name": "../x"}, "name"),
+    "a typo": ({"dmi": 3}, "dmi"),
+    "text for a number": ({"dim": "64"}, "dim"),
+    "no width": ({"dim": 0}, "dim"),
+    "unknown distance": ({"distance": "manhattan"}, "distance"),
+    "architecture with a colon": ({"arch": "timm/hf-hub:evil/model"}, "arch"),
+    "truth as text": ({"l2norm": "yes"}, "l2norm"),
+    "own sibling": ({"sibling": "m"}, "sibling"),
+    "radius": ({"defence_eps": "8/0"}, "defence_eps"),
+    "negative radius": ({"defence_eps": "-0.1"}, "defence_eps"),
+    "two channels": ({"input": {"channels": 2}}, "input.channels"),
+    "mean of two": ({"input": {"mean": [0.5, 0.5]}}, "input"),
+    "zero std": ({"input": {"std": [0.0, 1.0, 1.0]}}, "input"),
+    "nan mean": ({"input": {"mean": [float("nan"), 0.0, 0.0]}}, "input.mean"),
+    "gray bgr": ({"input": {"channels": 1, "bgr": True}}, "input"),
+    "tiny": ({"input": {"size": 2}}, "input.size"),
+    "interpolation": ({"input": {"interpolation": "lanczos"}}, "input.interpolation"),
+    "two sources": ({"weights": {"file": "a", "hub": "a/b", "filename": "c"}}, "weights"),
+    "url without sha": ({"weights": {"url": "https://x.org/a"}}, "weights"),
+    "plain http": ({"weights": {"url": "http://x.org/a", "sha256": SHA}}, "weights.url"),
+    "short sha": ({"weights": {"url": "https://x.org/a", "sha256": "abc"}}, "weights.sha256"),
+    "hub without file": ({"weights": {"hub": "a/b"}}, "weights"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_field_is_named(case):
+    change, field = WRONG[case]
+    data = {key: value for key, value in (GOOD | change).items() if value is not None}
+    with pytest.raises(UserError) as error:
+        parse(data, "cards.toml")
+    message = str(error.value)
+    assert message.startswith("cards.toml") and f" {field}" in message and "\n" not in message
+
+
+def test_toml_of_one_and_of_many(tmp_path):
+    (tmp_path / "one.toml").write_text('name = "a"\narch = "convnet"\ndim = 3\n')
+    assert [card.name for card in read_toml(tmp_path / "one.toml")] == ["a"]
+    (tmp_path / "many.toml").write_text(
+        '[[model]]\nname = "a"\narch = "convnet"\ndim = 3\nweights = {file = "w/a.safetensors"}\n'
+        '[[model]]\nname = "b"\narch = "timm/resnet18"\ndim = 3\ninput = {mean = [0, 0.5, 1]}\n'
+    )
+    a, b = read_toml(tmp_path / "many.toml")
+    assert a.weights.file == str(tmp_path / "w" / "a.safetensors")
+    assert b.input.mean == (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("name = ", "is not TOML"), ("model = 3", "model"), ('name = "a"', "arch"), (None, "No such")],
+)
+def test_toml_that_is_wrong(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "a.toml").write_text(content)
+    with pytest.raises(UserError, match=said) as error:
+        read_toml(tmp_path / "a.toml")
+    assert "a.toml" in str(error.value)
+
+
+def test_cards_are_frozen_and_survive_json():
+    card = ModelSpec(
+        name="m",
+        arch="convnet",
+        dim=3,
+        input=InputSpec(channels=1, mean=(0.5,), std=(0.2,)),
+        weights=WeightsSpec(hub="a/b", filename="c", sha256=SHA),
+        options={"width": 8},
+    )
+    with pytest.raises(ValueError):
+        card.dim = 4
+    assert ModelSpec.model_validate_json(card.model_dump_json()) == card
+
+
+def test_the_zoo_is_consistent():
+    assert len(MODELS) >= 5
+    for name, card in MODELS.items():
+        assert card.name == name and card.licence and card.trained_on and card.weights
+        if card.sibling:
+            twin = MODELS[card.sibling]
+            assert (twin.arch, twin.dim, twin.loss, twin.trained_on, twin.options, twin.input) == (
+                (card.arch, card.dim, card.loss, card.trained_on, card.options, card.input)
+            )
+
+
+def test_an_unknown_model_is_answered():
+    with pytest.raises(UserError, match="did you mean imagenet-resnet50-tv"):
+        MODELS["imagenet-resnet50-tb"]
+
+
+def test_listing_the_zoo_loads_neither_torch_nor_timm():
+    code = (
+        "import sys; from models.registry import MODELS; list(MODELS.values());"
+        "print([m for m in ('torch', 'timm', 'torchvision', 'huggingface_hub') if m in sys.modules])"
+    )
+    done = run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+class Point:
+    """An entry point of another package."""
+
+    value = "their.package:cards"
+
+    def __init__(self, function):
+        self.function = function
+
+    def load(self):
+        return self.function
+
+
+def zoo_with(monkeypatch, function):
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Point(function)])
+    return Zoo(ZOO)
+
+
+def test_entry_points_add_models(monkeypatch):
+    zoo = zoo_with(monkeypatch, lambda: [ModelSpec(name="theirs", arch="convnet", dim=3)])
+    assert "theirs" in zoo and "imagenet-resnet50-tv" in zoo
+
+
+def broken():
+    raise RuntimeError("their bug")
+
+
+@pytest.mark.parametrize("function", [broken, lambda: [3], lambda: None])
+def test_a_broken_entry_point_is_named_and_left_out(monkeypatch, function):
+    zoo = zoo_with(monkeypatch, function)
+    with pytest.warns(UserWarning, match=r"their\.package:cards left out"):
+        names = list(zoo)
+    assert names == list(MODELS)
+
+
+def test_a_duplicate_name_in_the_zoo_raises(tmp_path):
+    for file in ("a.toml", "b.toml"):
+        (tmp_path / file).write_text('name = "same"\narch = "convnet"\ndim = 3\n')
+    with pytest.raises(ValueError, match="twice"):
+        list(Zoo(tmp_path, group="none.such"))
