@@ -52,7 +52,8 @@ def fetch(weights: WeightsSpec, where: str, progress: Progress | None = None) ->
 
 def _local(weights: WeightsSpec, where: str) -> Path:
     path = Path(weights.file)
-    if not path.is_file():
+    # A folder holds the two files of a trunk_ and embedder_ pair.
+    if not path.exists() or (path.is_dir() and weights.sha256):
         raise UserError(f"{where}: weights.file {path} does not exist.")
     return _verified(path, weights.sha256, where)
 
