@@ -158,3 +158,14 @@ def test_a_duplicate_name_in_the_zoo_raises(tmp_path):
         (tmp_path / file).write_text('name = "same"\narch = "convnet"\ndim = 3\n')
     with pytest.raises(ValueError, match="twice"):
         list(Zoo(tmp_path, group="none.such"))
+
+
+def test_every_card_of_the_zoo_can_be_built():
+    import torch
+
+    from models.registry import build
+
+    for card in MODELS.values():
+        with torch.device("meta"):
+            module = build(card)
+        assert module.dim == card.dim
