@@ -8,11 +8,10 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import foolbox
 import torch
 
 from attacks.attack import Attack, split_options
@@ -39,7 +38,7 @@ _ATTACKS = (
         "released",
         Drift(),
         # The released code steps 2 eps / steps from a random start.
-        PGD(steps=5, stride=2.0),
+        PGD(steps=5, stride=2.0, decay=False),
         last=True,
         declares=frozenset({"white-box", "untargeted"}),
         paper="arXiv 2102.07265",
@@ -65,7 +64,7 @@ class Suite:
             "torch": torch.__version__.split("+")[0],
         }
         if any(attack.name.startswith("foolbox:") for attack in self.attacks):
-            facts["foolbox"] = foolbox.__version__
+            facts["foolbox"] = importlib.metadata.version("foolbox")
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -84,12 +83,8 @@ def suite_table() -> Table[Suite]:
     """Every suite by name."""
     attacks = attack_table()
     table: Table[Suite] = Table("suite")
-    table.add(
-        "quick",
-        Suite(
-            "quick", (_renamed(attacks["fmn"].change(steps="20"), "fmn"),), "min-norm on the margin, 20 steps"
-        ),
-    )
+    quick = (replace(attacks["fmn"], search=FMN(steps=20)),)
+    table.add("quick", Suite("quick", quick, "a first look: min-norm on the margin, 20 steps"))
     standard = tuple(attacks[name] for name in ("fmn", "pgd", "fgsm", "noise"))
     table.add(
         "standard", Suite("standard", standard, "the ranking suite: min-norm, then cold PGD, FGSM, noise")
@@ -121,12 +116,6 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
         wanted = [wanted]
     attacks = tuple(find_attack(text) for text in wanted)
     return Suite("+".join(attack.name for attack in attacks), attacks)
-
-
-def _renamed(attack: Attack, name: str) -> Attack:
-    from dataclasses import replace
-
-    return replace(attack, name=name)
 
 
 def _plugins(group: str) -> list[Any]:

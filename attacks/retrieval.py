@@ -70,7 +70,7 @@ class Gallery:
             )
         self.distance = distance
         self.labels, self.ids = items.labels, items.ids
-        vectors = items.vectors.float()
+        self._raw = vectors = items.vectors.float()
         self.mean = vectors.double().mean(0).float()
         self.vectors = self.prepare(vectors)
         self._half = self.vectors.square().sum(1)
@@ -107,6 +107,13 @@ class Gallery:
         if self.distance == "cosine":
             return (prepared * others).sum(1)
         return -(prepared - others).square().sum(1)
+
+    def exact(self, vectors: Tensor, items: Tensor) -> Tensor:
+        """Similarity in float64 of raw vectors (n, D) to the gallery items at `items` (n,): (n,)."""
+        one, other = vectors.double(), self._raw[items].double()
+        if self.distance == "cosine":
+            return (F.normalize(one, dim=1) * F.normalize(other, dim=1)).sum(1)
+        return -(one - other).square().sum(1)
 
     def count_matches(self, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """R_i, the number of gallery items with the query's label, its own id not counted: (Q,)."""
@@ -199,6 +206,10 @@ def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Ten
     return similarity.scatter_(1, members, -torch.inf), matches, members
 
 
+# More items than this within float32 noise of the best match are no ranking: all count as ties.
+_MOST_TIES = 1000
+
+
 def ranks(gallery: Gallery, queries: Embedded, block: int = 512) -> np.ndarray:
     """The clean rank of every query: (Q,) int64, 0 for a query without a match in the gallery.
 
@@ -208,18 +219,15 @@ def ranks(gallery: Gallery, queries: Embedded, block: int = 512) -> np.ndarray:
     """
     out = np.zeros(len(queries), np.int64)
     wanted = np.flatnonzero(gallery.count_matches(queries.labels, queries.ids))
-    for part in np.array_split(wanted, max(1, -(-len(wanted) // block))) if len(wanted) else []:
-        vectors = gallery.prepare(queries.vectors[part].float())
-        out[part] = _exact_ranks(gallery, vectors, gallery.marks(queries.labels[part], queries.ids[part]))
+    for start in range(0, len(wanted), block):
+        part = wanted[start : start + block]
+        marks = gallery.marks(queries.labels[part], queries.ids[part])
+        out[part] = _exact_ranks(gallery, queries.vectors[part].float(), marks)
     return out
 
 
-# More items than this within float32 noise of the best match are no ranking: all count as ties.
-_MOST_TIES = 1000
-
-
-def _exact_ranks(gallery: Gallery, prepared: Tensor, marks: Marks) -> np.ndarray:
-    similarity, matches, members = apart(gallery, prepared, marks)
+def _exact_ranks(gallery: Gallery, vectors: Tensor, marks: Marks) -> np.ndarray:
+    similarity, matches, members = apart(gallery, gallery.prepare(vectors), marks)
     match = matches.amax(1)
     noise = 1e-6 if gallery.distance == "cosine" else 1e-6 * float(gallery._half.max())
     bar = match[:, None]
@@ -228,20 +236,17 @@ def _exact_ranks(gallery: Gallery, prepared: Tensor, marks: Marks) -> np.ndarray
     ties = near.sum(1)
     hopeless = ties > _MOST_TIES
     rank += torch.where(hopeless, ties, 0)
-    near &= ~hopeless[:, None]
-    rows, items = near.nonzero(as_tuple=True)
+    rows, items = (near & ~hopeless[:, None]).nonzero(as_tuple=True)
     if len(rows):
-        best = _exact_best(gallery, prepared, members, matches >= bar - noise)
-        exact = gallery.pairwise(prepared[rows].double(), gallery.vectors[items].double())
-        rank.index_add_(0, rows, (exact >= best[rows]).long())
+        best = _exact_best(gallery, vectors, members, matches >= bar - noise)
+        rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) >= best[rows]).long())
     rank[~torch.isfinite(match)] = len(gallery) + 1
     return rank.cpu().numpy()
 
 
-def _exact_best(gallery: Gallery, prepared: Tensor, members: Tensor, near: Tensor) -> Tensor:
+def _exact_best(gallery: Gallery, vectors: Tensor, members: Tensor, near: Tensor) -> Tensor:
     """The largest similarity in float64 among the matches that float32 cannot tell apart."""
     rows, columns = near.nonzero(as_tuple=True)
-    items = gallery.vectors[members[rows, columns]].double()
-    exact = gallery.pairwise(prepared[rows].double(), items)
-    lowest = torch.full((len(prepared),), -torch.inf, dtype=torch.float64, device=exact.device)
+    exact = gallery.exact(vectors[rows], members[rows, columns])
+    lowest = torch.full((len(vectors),), -torch.inf, dtype=torch.float64, device=exact.device)
     return lowest.scatter_reduce(0, rows, exact, "amax")

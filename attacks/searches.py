@@ -185,10 +185,12 @@ class FGSM(Search):
 class PGD(Search):
     """Projected gradient ascent from a random point of the ball (Madry et al. 2017, arXiv 1706.06083).
 
-    `stride` is the step length times the number of steps, in radii.
+    `stride` is the mean step length times the number of steps, in radii; with `decay` the length
+    falls to zero as a cosine, so that the last steps settle instead of jumping around the optimum.
     """
 
-    stride: float = 2.5
+    stride: float = 6.0
+    decay: bool = True
     name = "pgd"
     paper = "arXiv 1706.06083"
     random = True
@@ -208,7 +210,8 @@ class PGD(Search):
         changed: Tensor,
     ) -> State:
         assert gradient is not None
-        length = spread(state.radii * (self.stride / self.steps), state.point)
+        pace = 1 + torch.cos(math.pi * (t + 0.5) / self.steps) if self.decay else torch.ones_like(t)
+        length = spread(state.radii * (self.stride / self.steps) * pace, state.point)
         state.point.add_(length * budget.ascent(gradient[:, 0]))
         budget.project(state.point, state.origin, state.radii)
         return state

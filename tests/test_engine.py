@@ -1,0 +1,365 @@
+"""The engine's own duties: best iterate, fresh choices, aims at every k, claims, whole searches."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.ascend import ascend
+from attacks.attack import Attack, Metered
+from attacks.budget import L2, Budget, Linf, budgets, parse_radius
+from attacks.catalogue import attack_table, find_attack, find_suite
+from attacks.errors import UserError
+from attacks.lean import lean_model
+from attacks.objectives import Drift, Margin, Objective, Push, Scene
+from attacks.record import Record
+from attacks.searches import PGD, Search, State, begin
+from attacks.victim import frozen
+from tests.worlds import noisy_world
+
+
+@dataclass(frozen=True)
+class Script(Search):
+    """Goes where a list of displacements of the first pixel says, one a step, then stays."""
+
+    steps: int = 4
+    moves: tuple[float, ...] = ()
+    name = "script"
+    paper = ""
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        return begin(x, budget)
+
+    def step(self, state: State, budget: Budget, loss: Tensor, gradient: Tensor | None, t: Tensor, changed: Tensor) -> State:  # fmt: skip
+        move = torch.tensor(self.moves)[t.clamp_max(len(self.moves) - 1)]
+        state.point.copy_(state.origin)
+        state.point[:, 0, 0, 0] += move
+        return state
+
+
+def ladder_world(ks: tuple[int, ...] = (1, 2, 4)):  # type: ignore[no-untyped-def]
+    """One query on a line: its match at 0; impostors wait at 0.3, 0.5, 0.6, 0.7, 0.8 (Euclidean).
+
+    The image is one pixel, the embedding its value, so each step's rank is known by hand.
+    """
+    from tests.worlds import World
+
+    places = torch.tensor([0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.1]).view(-1, 1, 1, 1)
+    labels = np.array([0, 1, 2, 3, 4, 5, 0])
+    return World(nn.Flatten(), places, labels, np.arange(7), np.array([6]), np.arange(6), "euclidean", ks)
+
+
+def test_the_best_iterate_counts_and_not_the_last() -> None:
+    """Out to 0.34 (rank 4: 0.3, 0.5 and 0.6 are nearer than the match at 0) and back again."""
+    attack = Attack("script", Margin(), Script(moves=(0.24, 0.0, 0.0, 0.0)))
+    assert ladder_world().run(attack, "linf", ["0.5"]).rank.tolist() == [[4]]
+    assert ladder_world().run(replace(attack, last=True), "linf", ["0.5"]).rank.tolist() == [[1]]
+
+
+def test_the_last_iterate_is_looked_at_too() -> None:
+    attack = Attack("script", Margin(), Script(steps=2, moves=(0.0, 0.24)))
+    assert ladder_world().run(attack, "linf", ["0.5"]).rank.tolist() == [[4]]
+    assert ladder_world().run(replace(attack, last=True), "linf", ["0.5"]).rank.tolist() == [[4]]
+
+
+def test_a_finding_counts_for_every_budget_that_holds_it_and_for_no_smaller_one() -> None:
+    attack = Attack("script", Margin(), Script(moves=(0.1, 0.3)))
+    record = ladder_world().run(attack, "linf", ["0.05", "0.1", "0.2", "0.3", "0.4"])
+    # 0.2 is nearer to the impostor at 0.3 than to the match at 0; 0.4 to those at 0.3, 0.5, 0.6, 0.7.
+    assert record.rank.tolist() == [[1], [2], [2], [5], [5]]
+    np.testing.assert_allclose(record.size[:, 0], [0, 0.1, 0.1, 0.3, 0.3], atol=1e-6)
+    assert record.by.tolist() == [[-1], [0], [0], [0], [0]]
+
+
+def test_what_leaves_the_ball_claims_nothing() -> None:
+    attack = Attack("script", Margin(), Script(moves=(0.3,)))
+    assert ladder_world().run(attack, "linf", ["0.299"]).rank.tolist() == [[1]]
+
+
+def test_a_clean_failure_counts_as_a_failure_without_any_attack() -> None:
+    world = ladder_world()
+    world.images[6] = 0.34
+    record = world.run(Attack("script", Margin(), Script(moves=(0.0,))), "linf", ["0.01"])
+    assert record.clean.tolist() == [4] and record.rank.tolist() == [[4]] and record.by.tolist() == [[-1]]
+
+
+@dataclass(frozen=True)
+class Watch(Objective):
+    """The margin, noting what it was shown."""
+
+    seen: list[tuple[int, int, int]] = field(default_factory=list, compare=False)
+    name = "watch"
+    aimed = True
+    crosses = True
+
+    def __call__(self, scene: Scene) -> Tensor:
+        _, at = scene.standing.impostor(scene.aim)
+        for row in range(len(at)):
+            self.seen.append((int(scene.aim[row]), int(scene.standing.match_at[row]), int(at[row])))
+        return Margin()(scene)
+
+
+def test_match_impostor_and_aim_are_chosen_again_at_every_step() -> None:
+    """Walking along the line: the nearest impostor changes, and each broken k moves the aim on."""
+    watch = Watch()
+    world = ladder_world((1, 2, 4))
+    world.labels[5] = 0  # a second match, at 0.8
+    world.run(Attack("script", watch, Script(steps=4, moves=(0.0, 0.1, 0.24, 0.24))), "linf", ["0.9"])
+    aims, matches, impostors = zip(*watch.seen, strict=True)
+    # 0.1, 0.1: the impostor at 0.3 is nearest; 0.2: rank 2 breaks k = 1, the second impostor (at 0.5) is
+    # next and the script begins again: 0.1, 0.2; 0.34: rank 4 breaks k = 2, the fourth (at 0.7) is next.
+    assert aims[:6] == (1, 1, 2, 2, 2, 4)
+    assert impostors[:6] == (1, 1, 2, 2, 2, 4)
+    assert set(matches[:6]) == {0}
+
+
+def test_a_new_aim_gets_its_own_steps() -> None:
+    """The script breaks k = 1 at its last step; each later aim starts counting from zero."""
+    watch = Watch()
+    ladder_world((1, 4)).run(Attack("script", watch, Script(steps=2, moves=(0.0, 0.1))), "linf", ["0.9"])
+    assert [aim for aim, _, _ in watch.seen] == [1, 1, 4, 4]
+
+
+def test_attacks_aim_at_every_k() -> None:
+    """Stopping at k = 1 would leave recall@4 untouched; aiming on must break it."""
+    world = noisy_world()
+    for name in ("fmn", "pgd"):
+        record = world.run(find_attack(name), "linf", ["0.3"])
+        only_first = replace(world, ks=(1,)).run(find_attack(name), "linf", ["0.3"])
+        assert (only_first.rank[0] > 1).mean() > 0.9, "the world is too hard for this test"
+        assert (record.rank[0] > 4).mean() > 0.5
+        assert (record.rank[0] > 1).sum() >= (only_first.rank[0] > 1).sum() - 1
+
+
+def test_restarts_only_add() -> None:
+    world = noisy_world()
+    once = world.run(find_attack("pgd:steps=3"), "linf", ["0.05", "0.1"])
+    thrice = world.run(find_attack("pgd:steps=3,restarts=3"), "linf", ["0.05", "0.1"])
+    assert (thrice.rank >= 1).all() and (thrice.rank > 1).sum() >= (once.rank > 1).sum()
+
+
+def test_pgd_follows_the_gradient_from_its_random_start() -> None:
+    """The first step begins at the random point; dropping it would make restarts equal."""
+    x, budget = torch.full((1, 1, 4, 4), 0.5), Linf("0.1")
+    search = PGD(steps=10)
+    state = search.start(x, budget, [3], 0)
+    start = state.point.clone()
+    assert (start - x).abs().max() > 0.05
+    gradient = torch.ones_like(state.x)
+    zero, still = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
+    moved = search.step(state, budget, torch.zeros(1, 1), gradient, zero, still).point
+    expected = (start + 0.1 * 6 / 10 * (1 + np.cos(np.pi * 0.05))).clamp(0.4, 0.6)
+    torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("budget", [Linf("0.1"), L2("0.5")])
+def test_ascent_is_the_steepest_direction_of_unit_norm(budget: Budget) -> None:
+    gradient = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    step = budget.ascent(gradient)
+    zero = torch.zeros_like(gradient)
+    torch.testing.assert_close(budget.size(step, zero).float(), torch.ones(5))
+    torch.testing.assert_close((step * gradient).flatten(1).sum(1), budget.dual(gradient))
+    assert (budget.ascent(zero) == 0).all() and torch.isfinite(budget.ascent(gradient * 1e-30)).all()
+    tiny = budget.ascent(gradient * 1e-25)
+    torch.testing.assert_close(tiny, step, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [Linf("0.1"), L2("0.5")])
+def test_projection_gives_the_nearest_point_of_ball_and_keeps_what_is_inside(budget: Budget) -> None:
+    generator = torch.Generator().manual_seed(0)
+    origin = 0.3 + 0.4 * torch.rand(50, 1, 4, 4, generator=generator)
+    x = origin + 0.3 * torch.randn(50, 1, 4, 4, generator=generator)
+    inside = budget.size(x.clamp(0, 1), origin) <= budget.eps
+    projected = budget.project(x.clone(), origin, budget.radii(x))
+    assert (budget.size(projected, origin) <= budget.limit).all()
+    kept = budget.project(projected.clone(), origin, budget.radii(x))
+    torch.testing.assert_close(kept, projected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(projected[inside], x.clamp(0, 1)[inside], atol=1e-6, rtol=0)
+
+
+def test_random_points_fill_the_ball_evenly() -> None:
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    from attacks.searches import scatter
+
+    for budget, quarter in ((Linf("0.4"), 0.75**4), (L2("0.4"), 0.75**4)):
+        size = budget.size(scatter(x, budget, list(range(4000)), 0), x) / budget.eps
+        assert size.max() <= 1 + 1e-6
+        # The share within 3/4 of the radius is (3/4)^4 in four dimensions, in either norm.
+        assert float((size < 0.75).double().mean()) == pytest.approx(quarter, abs=0.03)
+
+
+def test_objectives_by_hand() -> None:
+    world = ladder_world()
+    with frozen(world.model):
+        gallery = world.build_gallery()
+        marks = gallery.marks(np.array([0]), np.array([6]))
+        from attacks.retrieval import Standing
+
+        x = torch.tensor([[0.2]], requires_grad=True)
+        prepared = gallery.prepare(x)
+        clean = gallery.prepare(torch.tensor([[0.1]]))
+        scene = Scene(
+            gallery, prepared, Standing(gallery, prepared.detach(), marks), torch.tensor([1]), clean
+        )
+        # Match at 0, impostor at 0.3: -(0.1)^2 + (0.2)^2; its slope along x is 2 * 0.3.
+        margin = Margin()(scene)
+        assert float(margin) == pytest.approx(0.03 - gallery.tau, abs=1e-6)
+        assert float(torch.autograd.grad(margin.sum(), x, retain_graph=True)[0]) == pytest.approx(
+            0.6, abs=1e-5
+        )
+        assert float(Push()(scene)) == pytest.approx(0.04, abs=1e-6)
+        assert float(Drift()(scene)) == pytest.approx(0.01, abs=1e-6)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A search of another library, as it were: it moves every pixel up, beyond the budget."""
+
+    by: float
+    name: str = "shift"
+    paper: str = ""
+
+    def run(self, model: Metered, x: Tensor, ids: list[int], budget: Budget, seed: int) -> Tensor:
+        assert model(x).shape[0] == len(ids)
+        found = x + self.by
+        found[0, 0, 0, 0] = torch.nan
+        return found
+
+
+def test_a_whole_search_is_clipped_audited_and_verified() -> None:
+    record = ladder_world().run(Attack("shift", Margin(), Shift(0.5)), "linf", ["0.1", "0.3"])
+    assert record.rank.tolist() == [[1], [1]], "a NaN pixel is no perturbation"
+    world = ladder_world()
+    world.labels[1] = 0
+    world.query = np.array([6, 1])
+    record = world.run(Attack("shift", Margin(), Shift(0.5)), "linf", ["0.1", "0.31"])
+    # 0.4: farther from its match at 0 than from 0.5, 0.6, 0.7; 0.61: than from 0.8 too.
+    assert record.rank[:, 1].tolist() == [4, 5]
+    np.testing.assert_allclose(record.size[:, 1], [0.1, 0.31], atol=1e-6)
+
+
+def test_the_logits_of_a_whole_search_are_the_nearest_neighbour_rule() -> None:
+    from attacks.engine import MeteredModel
+    from attacks.retrieval import ranks
+    from attacks.victim import Victim
+
+    world = noisy_world()
+    with frozen(world.model):
+        gallery, items = world.build_gallery(), world.embedded(world.query)
+        marks = gallery.marks(items.labels, items.ids)
+        model = MeteredModel(Victim(world.model, gallery), marks)
+        wrong = model.logits(world.images).argmax(1) != model.labels
+    assert wrong.tolist() == (ranks(gallery, items) > 1).tolist()
+    assert model.victim.meter.forward == 60 and model.victim.meter.backward == 0
+
+
+def test_folding_keeps_the_embedding_and_verification_keeps_the_claims_exact() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 12)
+    )
+    model(torch.rand(64, 1, 6, 6) * 2)  # running statistics that are not the identity
+    with frozen(model):
+        lean = lean_model(model, torch.rand(16, 1, 6, 6))
+        assert lean is not None and not any(isinstance(m, nn.BatchNorm2d) for m in lean.modules())  # type: ignore[attr-defined]
+        world = replace(noisy_world(), model=model)
+        plain = world.run(find_attack("pgd:steps=10"), "linf", ["0.1"])
+        folded = world.run(find_attack("pgd:steps=10"), "linf", ["0.1"], lean=lean)
+    assert np.mean(plain.rank != folded.rank) < 0.05
+    assert lean_model(nn.Flatten(), torch.rand(2, 1, 2, 2)) is None
+
+
+def test_a_model_whose_fold_would_differ_is_not_folded() -> None:
+    class Odd(nn.Module):
+        """Its BatchNorm follows a convolution whose output is used twice."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4)
+            self.norm.running_var.fill_(9.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e9:  # not traceable
+                return x
+            return (self.norm(self.conv(x)) + self.conv(x)).flatten(1)
+
+    with frozen(Odd()) as model:
+        assert lean_model(model, torch.rand(2, 1, 2, 2)) is None
+
+
+def test_frozen_restores_the_model() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+    model[0].bias.requires_grad_(False)
+    with frozen(model):
+        assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert model.training and model[0].weight.requires_grad and not model[0].bias.requires_grad
+
+
+def test_ascend_raises_a_loss_inside_the_budget_and_leaves_parameters_alone() -> None:
+    model = nn.Linear(9, 1)
+    x = torch.full((4, 1, 3, 3), 0.5)
+    found = ascend(lambda x: model(x.flatten(1))[:, 0], x, PGD(steps=10), Linf("0.1"), seed=1)
+    best = model((x + 0.1 * model.weight.view(1, 1, 3, 3).sign()).flatten(1))[:, 0]
+    torch.testing.assert_close(model(found.flatten(1))[:, 0], best)
+    assert model.weight.grad is None and not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), ("0.01", 0.01), (" 2 ", 2.0), ("1e-3", 0.001)]
+)
+def test_radii_are_read(text: str, value: float) -> None:
+    assert parse_radius(text) == pytest.approx(value, abs=0)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1/255", "8/0", "nan", "inf", "eight", "1e999", "0x1"])
+def test_other_radii_are_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(UserError, match="is no radius; write a positive number"):
+        parse_radius(text)
+
+
+def test_a_grid_must_rise() -> None:
+    for grid in (["0.2", "0.1"], ["0.1", "0.1"], ["1/10", "0.1"], []):
+        with pytest.raises(UserError, match="smallest first"):
+            budgets("linf", grid)
+
+
+def test_unknown_names_are_answered() -> None:
+    for wrong, hint in (
+        ("pdg", "did you mean pgd"),
+        ("standrad", "did you mean standard"),
+        ("qick", "quick"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            find_suite(wrong)
+    with pytest.raises(UserError, match="has no parameter 'stps'; it takes restarts, steps"):
+        find_attack("pgd:stps=3")
+    with pytest.raises(UserError, match="must be a whole number"):
+        find_attack("pgd:steps=many")
+    with pytest.raises(UserError, match="at least 1"):
+        find_attack("pgd:steps=0")
+    with pytest.raises(UserError, match="Cannot read the attack"):
+        find_attack("pgd:steps=1,")
+    with pytest.raises(ValueError, match="registered twice"):
+        attack_table().add("pgd", attack_table()["pgd"])
+
+
+def test_a_suite_digest_covers_every_parameter() -> None:
+    digests = {
+        find_suite(name).digest for name in ("pgd", "pgd:steps=41", "pgd:restarts=2", "fmn", "standard")
+    }
+    assert len(digests) == 5
+    assert find_suite("pgd").digest == find_suite(["pgd"]).digest
+
+
+def test_a_record_never_forgets_and_censors_above_the_largest_k() -> None:
+    record = Record(np.array([1, 3]), budgets("linf", ["0.1", "0.2"]), (1, 2), np.array([9, 9]), [0], 1)
+    x = torch.rand(2, 1, 2, 2)
+    record.claim(0, np.array([0, 1]), np.array([0.15, 0.05]), np.array([7, 2]), x)
+    assert record.rank.tolist() == [[1, 3], [3, 3]] and record.by.tolist() == [[-1, -1], [0, -1]]
+    assert torch.equal(record.kept[0], x[0])  # type: ignore[arg-type]
+    record.claim(1, np.array([0]), np.array([0.01]), np.array([2]), x)
+    assert record.rank.tolist() == [[2, 3], [3, 3]] and record.by.tolist() == [[1, -1], [0, -1]]
+    record.claim(1, np.array([0]), np.array([0.5]), np.array([3]), x)
+    assert record.rank.tolist() == [[2, 3], [3, 3]], "outside every budget"
