@@ -68,10 +68,12 @@ def save(
     footer: str,
     columns: str = "two",
     height: float = 3.4,
+    arranged: bool = False,
 ) -> list[Path]:
     """Draw a figure into `<stem>.png` (300 dpi) and `<stem>.svg` (text as text); height in inches.
 
-    `draw` gets an empty matplotlib Figure. The footer is printed small at the bottom.
+    `draw` gets an empty matplotlib Figure. The footer is printed small at the bottom. `arranged`:
+    `draw` places its axes itself; else they are laid out around their texts.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -83,7 +85,7 @@ def save(
         mpl.rcdefaults()  # a reader's own settings must not change a figure
         mpl.rcParams.update(_STYLE)
         bottom = (0.17 + 0.12 * footer.count("\n")) / height
-        layout = ConstrainedLayoutEngine(rect=(0, bottom, 1, 1 - bottom))
+        layout = None if arranged else ConstrainedLayoutEngine(rect=(0, bottom, 1, 1 - bottom))
         figure = Figure(figsize=(WIDTHS[columns], height), layout=layout)
         FigureCanvasAgg(figure)
         draw(figure)

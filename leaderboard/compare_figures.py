@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from leaderboard.board import NORM_NAMES
-from leaderboard.canvas import BLACK, MARKS, Mark, save
+from leaderboard.canvas import MARKS, Mark, save
 from leaderboard.compare_table import WORST, Comparison
 from leaderboard.figures import budget_axis, draw_series, legend, percent_axis
 from leaderboard.statistics import Interval
 
-_WORST = Mark(BLACK, "", "-", "")
+_WORST = Mark("#555555", "", "-", "")
 
 
-def _footer(found: Comparison) -> str:
+def _footer(found: Comparison, band: str = "") -> str:
     r = found.record
     return (
         f"RobustDML protocol {r.protocol} · each attack alone on all {found.queries:,} queries, "
-        f"{found.classes:,} classes · 95 % class-clustered intervals"
+        f"{found.classes:,} classes{band}"
     )
 
 
@@ -39,17 +39,19 @@ def attack_curves(found: Comparison, stem: Path) -> list[Path]:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         place = budget_axis(axes, r.budgets, NORM_NAMES.get(r.norm, r.norm), 4.6)
-        for attack, mark in (*_marks(found), (WORST, _WORST)):
+        for attack, mark in ((WORST, _WORST), *_marks(found)):
             parts = [found.pick(attack, k, c).values() for c in ("recall", "low", "high")]
             shares = [Interval(*numbers) for numbers in zip(*parts, strict=True)]
             label = "worst of all" if attack == WORST else attack
             series = list(zip((None, *r.budgets), shares, strict=True))
-            draw_series(axes, place, series, mark, label)
+            # Bands of all attacks would cover each other: their differences are paired anyway.
+            draw_series(axes, place, series, mark, label, band=attack == WORST)
         percent_axis(axes, f"recall@{k} (%)")
         axes.set_title(_head(found))
         legend(figure, axes, "two")
 
-    return save(stem, draw, _footer(found), "two", 3.1)
+    band = " · band: 95 % class-clustered interval of the worst case"
+    return save(stem, draw, _footer(found, band), "two", 3.1)
 
 
 def attack_shares(found: Comparison, stem: Path) -> list[Path]:

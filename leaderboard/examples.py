@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.board import NORM_NAMES
-from leaderboard.canvas import BLUE, VERMILLION, save
+from leaderboard.canvas import BLUE, VERMILLION, WIDTHS, save
 from leaderboard.errors import UserError
 from leaderboard.records import write_atomic
 
@@ -127,44 +127,61 @@ def draw_examples(examples: ExampleSet, stem: Path) -> list[Path]:
     """
     n, top = examples.before_labels.shape
     scale = magnification(examples)
+    tile = (WIDTHS["two"] - 2 * _EDGE - _GAP - (top + 1) * _SPACE) / (top + 2)
+    line = tile + _TEXT
+    height = _HEAD + n * (2 * line + _BETWEEN) + _FOOT
 
     def draw(figure: Any) -> None:
-        figure.suptitle(
-            f"{examples.model} on {examples.dataset}, {_norm(examples)} {examples.budget}: "
-            f"top {top} before and after",
-            fontsize=9,
-            x=0.01,
-            ha="left",
-        )
-        blocks = figure.subfigures(n, 1, squeeze=False)[:, 0]
-        for i, block in enumerate(blocks):
-            # A narrow empty column parts the query from what it retrieves.
-            grid = block.subplots(2, top + 3, width_ratios=[1, 1, 0.08, *[1] * top])
-            for axes in grid.ravel():
-                axes.set_axis_off()
-            _draw_query(grid, examples, i, scale)
-            _draw_found(grid[0, 3:], examples, i, "before")
-            _draw_found(grid[1, 3:], examples, i, "after")
+        def axes(column: int, top_edge: float) -> Any:
+            left = _EDGE + column * (tile + _SPACE) + (_GAP if column > 1 else 0)
+            place = (left, height - top_edge - tile, tile, tile)
+            size = (WIDTHS["two"], height)
+            made = figure.add_axes([place[i] / size[i % 2] for i in range(4)])
+            made.set_axis_off()
+            return made
+
+        _title(figure, examples, top, height)
+        for i in range(n):
+            upper = _HEAD + i * (2 * line + _BETWEEN) + _ABOVE
+            lower = upper + line
+            _draw_query(axes(0, upper), axes(0, lower), axes(1, lower), examples, i, scale)
+            for when, edge in (("before", upper), ("after", lower)):
+                _draw_found([axes(2 + t, edge) for t in range(top)], examples, i, when)
 
     foot = (
         f"RobustDML protocol {examples.protocol} · suite {examples.suite} · {n} of "
-        f"{examples.queries:,} queries · perturbation × {scale:g} around mid-grey · "
-        "✓ same class, ✗ other class; number: similarity"
+        f"{examples.queries:,} queries · change × {scale:g} around mid-grey · "
+        "✓ solid: same class, ✗ dashed: other class; number: similarity"
     )
-    return save(stem, draw, foot, "two", 0.4 + 2.45 * n)
+    return save(stem, draw, foot, "two", height, arranged=True)
+
+
+# Inches: sheet edge, gap before the retrieved items, space between tiles, texts of a line and the
+# part of them above the tile, distance between queries, title, footer.
+_EDGE, _GAP, _SPACE, _TEXT, _ABOVE, _BETWEEN = 0.08, 0.3, 0.06, 0.36, 0.14, 0.16
+_HEAD, _FOOT = 0.32, 0.16
+
+
+def _title(figure: Any, examples: ExampleSet, top: int, height: float) -> None:
+    text = (
+        f"{examples.model} on {examples.dataset}, {_norm(examples)} budget {examples.budget}: "
+        f"top {top} before and after"
+    )
+    where = (_EDGE / WIDTHS["two"], 1 - 0.06 / height)
+    figure.text(*where, text, fontsize=9, ha="left", va="top")
 
 
 def _norm(examples: ExampleSet) -> str:
     return NORM_NAMES.get(examples.norm, examples.norm)
 
 
-def _draw_query(grid: Any, examples: ExampleSet, i: int, scale: float) -> None:
-    clean, attacked = examples.images[i], examples.adversarial[i]
-    change = attacked.astype(float) - clean.astype(float)
+def _draw_query(query: Any, attacked: Any, changed: Any, examples: ExampleSet, i: int, scale: float) -> None:
+    clean, x = examples.images[i], examples.adversarial[i]
+    change = x.astype(float) - clean.astype(float)
     size = np.abs(change).max() if examples.norm == "linf" else np.sqrt((change**2).sum())
-    _show(grid[0, 0], clean, f"query {examples.ids[i]}", _word(examples, examples.labels[i]))
-    _show(grid[1, 0], attacked, "attacked", f"{_norm(examples)} size {size:.3g}")
-    _show(grid[1, 1], 0.5 + scale * change, f"change × {scale:g}", "")
+    _show(query, clean, f"query {examples.ids[i]}", _word(examples, examples.labels[i]))
+    _show(attacked, x, "attacked", f"{_norm(examples)} size {size:.3g}")
+    _show(changed, 0.5 + scale * change, f"change × {scale:g}", "")
 
 
 def _draw_found(row: Any, examples: ExampleSet, i: int, when: str) -> None:
@@ -173,7 +190,7 @@ def _draw_found(row: Any, examples: ExampleSet, i: int, when: str) -> None:
     )
     for axes, image, label, score in zip(row, images, labels, similarity, strict=True):
         right = label == examples.labels[i]
-        _show(axes, image, f"{'✓' if right else '✗'} {score:.2f}", _word(examples, label))
+        _show(axes, image, f"{'✓' if right else '✗'} {_score(float(score))}", _word(examples, label))
         axes.title.set_color(BLUE if right else VERMILLION)
         axes.title.set_fontweight("bold")
         axes.set_axis_on()
@@ -184,7 +201,8 @@ def _draw_found(row: Any, examples: ExampleSet, i: int, when: str) -> None:
                 visible=True,
                 color=BLUE if right else VERMILLION,
                 linewidth=1.8,
-                linestyle="-" if right else (0, (2, 1)),
+                linestyle="-" if right else (0, (3, 1.5)),
+                capstyle="butt",  # wider caps would close the gaps of the dashes
             )
     row[0].annotate(
         f"top {len(row)} {'before' if when == 'before' else 'after'}",
@@ -195,6 +213,11 @@ def _draw_found(row: Any, examples: ExampleSet, i: int, when: str) -> None:
         va="center",
         fontsize=7,
     )
+
+
+def _score(similarity: float) -> str:
+    """Print a cosine with two decimals, a squared distance shortly."""
+    return f"{similarity:.2f}" if abs(similarity) < 10 else f"{similarity:.0f}"
 
 
 def _word(examples: ExampleSet, label: Any) -> str:

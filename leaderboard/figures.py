@@ -113,14 +113,16 @@ def draw_series(
     series: Sequence[tuple[str | None, Interval]],
     mark: Mark,
     label: str,
+    band: bool = True,
 ) -> None:
-    """Draw one curve in percent with its interval band; clean is joined by a thin line."""
+    """Draw one curve in percent, with its interval band; clean is joined by a thin line."""
     x = [place[budget] for budget, _ in series]
     y, low, high = ([100 * getattr(share, name) for _, share in series] for name in ("value", "low", "high"))
     style = {"color": mark.colour, "marker": mark.marker, "linestyle": mark.dashes}
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
     front = {"zorder": 2.5 if mark is PRIOR else 3}
-    axes.fill_between(x[1:], low[1:], high[1:], color=mark.colour, alpha=0.16, linewidth=0)
+    if band:
+        axes.fill_between(x[1:], low[1:], high[1:], color=mark.colour, alpha=0.16, linewidth=0)
     axes.plot(x[:2], y[:2], color=mark.colour, linestyle=":", linewidth=0.8, **front)
     axes.plot(x[1:], y[1:], label=label, **style, **edge, **front)
     axes.plot(x[:1], y[:1], **(style | {"linestyle": "none"}), **edge, **front)

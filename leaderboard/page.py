@@ -30,9 +30,10 @@ def lead(board: Board) -> str:
     k, head = board.ks[0], board.reference()
     ran = f"{head.queries:,} queries of {head.classes:,} classes"
     left = f" ({head.excluded:,} more have no match and are left out)" if head.excluded else ""
+    stays = "still ranks first" if k == 1 else f"still ranks among the first {k}"
     text = (
-        f"Percent of queries whose best match stays within the first {k} under the strongest "
-        f"perturbation found, at each {board.norm_name} radius ε (pixels in [0, 1]). "
+        f"Percent of queries whose best match {stays} under the strongest perturbation found, at "
+        f"each {board.norm_name} radius ε (pixels in [0, 1]). "
     )
     if not board.ranked:
         return text + "No row is ranked yet: see below why.\n"
