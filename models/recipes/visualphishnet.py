@@ -1,0 +1,38 @@
+"""VisualPhishNet's training (Abdelnabi et al. 2020, arXiv 1909.00300), the prior robust baseline."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pytorch_metric_learning import losses, miners
+from torch import Tensor
+
+from models.recipes.base import Recipe, Step
+from models.recipes.pairing import euclidean, random_triplets
+
+
+@dataclass(eq=False)
+class VisualPhishNet(Recipe):
+    """Triplets on squared Euclidean distances of vectors that are not normalised.
+
+    As in the paper, the first rounds draw triplets at random and later ones take hard subsets:
+    `easy` is the share of the training with random triplets. The paper gathers each hard subset
+    over the whole training set before a round; here it is the batch's hardest positive and negative
+    of every anchor, which needs no pass of its own. `margin` is the paper's.
+    """
+
+    margin: float = 2.2
+    easy: float = 0.5
+    name: ClassVar[str] = "visualphishnet"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._loss = losses.TripletMarginLoss(margin=self.margin, distance=euclidean("euclidean", power=2))
+        self._hardest = miners.BatchHardMiner(distance=euclidean("euclidean"))
+
+    def forward(self, step: Step) -> Tensor:
+        vectors = step.embed(step.images)
+        if step.done < self.easy:
+            triplets = random_triplets(step.labels)
+        else:
+            triplets = self._hardest(vectors.detach(), step.labels)
+        return self._loss(vectors, step.labels, triplets)

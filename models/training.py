@@ -1,0 +1,267 @@
+"""The loop that every recipe shares: optimiser, schedule, sampling, validation, snapshots.
+
+All randomness of an epoch follows from (seed, epoch), so a training that was killed goes on from its
+last snapshot to the same weights, on a CPU bit by bit, as if nothing had happened.
+"""
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_metric_learning.samplers import MPerClassSampler
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from attacks import noise
+from attacks.errors import UserError
+from attacks.retrieval import Distance
+from models import snapshots
+from models.recipes.base import Recipe, Step
+from models.training_settings import OPTIMIZERS, Settings
+from models.validation import Validation, split_classes
+
+Augment = Callable[[Tensor], Tensor]
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The chosen weights (a state dict on the CPU), the epoch they are from, and one row per epoch."""
+
+    weights: Weights
+    epoch: int
+    history: list[dict[str, float]]
+
+
+def train(
+    model: nn.Module,
+    images: Tensor | Sequence[Tensor],
+    labels: np.ndarray,
+    recipe: Recipe,
+    settings: Settings,
+    folder: Path | None = None,
+    *,
+    distance: Distance = "cosine",
+    augment: Augment | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> Trained:
+    """Train `model` in place and leave it in evaluation mode with the chosen weights.
+
+    `model` maps (B,C,H,W) float32 in [0, 1] to (B,D); `images` is a tensor (N,C,H,W), or anything that
+    is indexed by position and gives (C,H,W); `labels` (N,) int64. `augment` changes a batch of images
+    and draws from torch's own generator. `folder` receives `snapshot.pt` after every epoch, from which
+    the same call goes on, and `metrics.csv`. Raises UserError for settings that do not fit the data, a
+    snapshot of another training, and a loss that is no number.
+    """
+    loop = _Loop(model.to(device), images, np.asarray(labels), recipe.to(device), settings, distance, device)
+    loop.augment, loop.folder = augment, folder
+    return loop.run(quiet)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators of torch and numpy for a block; those of the CPU are put back afterwards.
+
+    pytorch-metric-learning draws from numpy's global generator and takes no other.
+    """
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+class _Loop:
+    """One training under way; what changes is in `snapshot`."""
+
+    augment: Augment | None = None
+    folder: Path | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor | Sequence[Tensor],
+        labels: np.ndarray,
+        recipe: Recipe,
+        settings: Settings,
+        distance: Distance,
+        device: str,
+    ) -> None:
+        # Convolutions on a CPU, and on tensor cores, are up to twice as fast in this order.
+        self.model = model.to(memory_format=torch.channels_last)
+        self.images, self.labels = images, labels
+        self.recipe, self.settings, self.device = recipe, settings, device
+        self.rows, held = split_classes(labels, settings.held_out, settings.seed)
+        self.batch = settings.batch_for(len(np.unique(labels[self.rows])))
+        self.steps = settings.steps or max(1, len(self.rows) // self.batch)
+        self.validation = Validation(self._load, held, labels[held], distance, recipe.budget, device)
+        parameters = [*model.parameters(), *recipe.parameters()]
+        kind: Any = OPTIMIZERS[settings.optimizer]
+        self.optimizer = kind(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.average = copy.deepcopy(model) if settings.ema else model
+        self.epoch, self.best_epoch, self.best_score = 0, 0, -math.inf
+        self.best: Weights = {}
+        self.history: list[dict[str, float]] = []
+
+    def run(self, quiet: bool) -> Trained:
+        self._resume()
+        with _progress(quiet) as progress:
+            task = progress.add_task("", total=self.settings.epochs * self.steps)
+            progress.update(task, completed=self.epoch * self.steps)
+            while self.epoch < self.settings.epochs:
+                with seeded(noise.key(self.settings.seed, "epoch", self.epoch)):
+                    self._epoch(lambda: progress.advance(task))
+                self._snapshot()
+                progress.console.print(_line(self.history[-1]))
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        return Trained(self.best, self.best_epoch, self.history)
+
+    def _epoch(self, tick: Callable[[], None]) -> None:
+        began, losses = time.perf_counter(), []
+        for step, positions in enumerate(self._batches()):
+            losses.append(self._step(self.epoch * self.steps + step, positions))
+            tick()
+        scores = self.validation.score(self.average) if len(self.validation.positions) else {}
+        self.epoch += 1
+        # The mean of clean and adversarial recall: either alone can be had for nothing.
+        score = sum(scores.values()) / len(scores) if scores else float(self.epoch)
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch
+            self.best = {
+                name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()
+            }
+        row = {"epoch": float(self.epoch), "loss": sum(losses) / len(losses), **scores}
+        self.history.append({**row, "seconds": round(time.perf_counter() - began, 2)})
+
+    def _batches(self) -> Iterator[list[int]]:
+        # A new sampler each epoch: it shuffles its classes in place, so an old one would remember.
+        sampler = MPerClassSampler(
+            self.labels[self.rows], self.settings.per_class, self.batch, self.steps * self.batch
+        )
+        order = self.rows[list(sampler)].reshape(self.steps, self.batch)
+        yield from order.tolist()
+
+    def _step(self, number: int, positions: list[int]) -> float:
+        total = self.settings.epochs * self.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate_at((number + 0.5) / total)
+        self._training_mode()
+        loss = self.recipe(self._about(positions, (number + 1) / total, number))
+        if not torch.isfinite(loss):
+            raise UserError(f"The loss is {float(loss)} at step {number + 1}; lower the learning rate.")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        if self.settings.ema:
+            _follow(self.average, self.model, self.settings.ema)
+        return float(loss.detach())
+
+    def _about(self, positions: list[int], done: float, number: int) -> Step:
+        images = self._load(positions)
+        images = self.augment(images) if self.augment else images
+        labels = torch.from_numpy(self.labels[positions]).to(self.device)
+        seed = noise.key(self.settings.seed, "step", number)
+        return Step(self.model, self._embed, images.to(self.device), labels, seed, done)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        amp = torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        with amp if self.settings.amp else nullcontext():
+            vectors = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+        if not torch.isfinite(vectors).all():
+            raise UserError("The model embeds images as NaN or infinity; lower the learning rate.")
+        return vectors
+
+    def _load(self, positions: Sequence[int]) -> Tensor:
+        if isinstance(self.images, Tensor):
+            return self.images[list(positions)]
+        return torch.stack([self.images[position] for position in positions])
+
+    def _training_mode(self) -> None:
+        self.model.train()
+        if self.settings.batchnorm == "frozen":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.settings.ema else {},
+            "recipe": self.recipe.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best": [self.best_epoch, self.best_score, self.best],
+            "history": self.history,
+        }
+
+    def _snapshot(self) -> None:
+        if self.folder is not None:
+            snapshots.save(self.folder / "snapshot.pt", self._state(), self._key())
+            snapshots.write_text(self.folder / "metrics.csv", _table(self.history))
+
+    def _resume(self) -> None:
+        state = snapshots.load(self.folder / "snapshot.pt", self._key()) if self.folder else None
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        if self.settings.ema:
+            self.average.load_state_dict(state["average"])
+        self.recipe.load_state_dict(state["recipe"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.best_epoch, self.best_score, self.best = state["best"]
+
+    def _key(self) -> str:
+        """What a snapshot must share with the training that goes on from it."""
+        shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        facts = [asdict(self.settings), self.recipe.describe(), self.validation.distance, shapes]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights toward the live ones; counters are copied."""
+    live = model.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(live[name], 1 - decay)
+        else:
+            value.copy_(live[name])
+
+
+def _progress(quiet: bool) -> Progress:
+    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(quiet=quiet))
+
+
+def _line(row: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+
+
+def _table(history: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
