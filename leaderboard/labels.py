@@ -35,8 +35,6 @@ def place_labels(
     `lines` are segments (error bars) that labels should not cross either; `colours` those of the
     points, for the thin lines.
     """
-    from matplotlib.patheffects import withStroke
-
     figure.draw_without_rendering()  # fixes where the axes are
     unit = figure.dpi / 72  # pixels per point
     pixels = [tuple(axes.transData.transform(point)) for point in points]
@@ -72,7 +70,8 @@ def place_labels(
             if reach > _REACHES[0]
             else None,
             annotation_clip=False,
-            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+            # A stroke around the letters would turn them into outlines in SVG.
+            bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
             zorder=4,
         )
 

@@ -70,7 +70,11 @@ def cell(name, norm="linf", classes=100, per_class=20, suite="standard", seed=0,
                 "budgets": BUDGETS[norm],
                 "ks": KS,
             },
-            "suite": {"name": suite, "digest": {"standard": "5f3a9c01d2", "quick": "77b0e1c4aa"}[suite], "attacks": ATTACKS},
+            "suite": {
+                "name": suite,
+                "digest": {"standard": "5f3a9c01d2", "quick": "77b0e1c4aa"}[suite],
+                "attacks": ATTACKS,
+            },
             "norm": norm,
             "budgets": budgets,
             "headline": HEADLINE[norm],
@@ -142,12 +146,12 @@ def alone(name, attack, strength, **options):
     return record, frame
 
 
-def fill(results: Path, **options) -> Path:
+def fill(results: Path, n: int = 400, **options) -> Path:
     """Fill a results folder: five models, two norms, one preliminary row, one comparison."""
     for norm in BUDGETS:
         for name in MODELS:
             put(results, *cell(name, norm, **options))
-    record, frame = limited("tri-rob", **({"n": 400} | options))
+    record, frame = limited("tri-rob", n, **options)
     card = record.model.model_copy(update={"name": "mine", "title": "My checkpoint", "digest": "x"})
     put(results, record.model_copy(update={"model": card}), frame)
     strengths = {"pgd-margin": 0.97, "fmn-margin": 0.99, "released": 0.6, "fgsm": 0.35, "noise": 0.02}
