@@ -144,6 +144,8 @@ FILES = {
     },
     "seed": ("seed", seed_file),
     "seed, bare": ("seed", lambda m: roth_network(m)),
+    "seed, wrapped twice": ("seed", lambda m: named("_orig_mod.module.", roth_network(m))),
+    "seed, wrapped the other way": ("seed", lambda m: named("module._orig_mod.", roth_network(m))),
     "roth": ("roth", roth_file),
     "oml": ("oml", oml_file),
     "robrank": ("robrank", robrank_file),

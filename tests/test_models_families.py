@@ -207,6 +207,15 @@ def test_resizing_is_what_pil_does(mode, sides):
     assert done.min() >= 0 and done.max() <= 1 + 1e-6
 
 
+def test_bicubic_overshoot_is_clipped():
+    edge = torch.zeros(1, 1, 16, 16)
+    edge[..., 8:] = 1
+    done = Preprocess(InputSpec(channels=1, size=64, interpolation="bicubic"))(edge)
+    raw = F.interpolate(edge, size=(64, 64), mode="bicubic", antialias=True)
+    assert raw.max() > 1.01 and raw.min() < -0.01
+    assert torch.equal(done, raw.clamp(0, 1))
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_shrinking_keeps_a_gradient_at_every_pixel(mode):
     x = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
