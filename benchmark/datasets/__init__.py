@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from attacks.errors import UserError
+from benchmark.datasets.downloading import download
 from benchmark.datasets.own import load_own
 from benchmark.datasets.records import DATASETS
 from benchmark.datasets.spec import SPLITS, DatasetSpec, data_root
 from benchmark.images import Progress
 from benchmark.tasks import RetrievalTask
 
-__all__ = ["DATASETS", "DatasetSpec", "data_root", "load_task"]
+__all__ = ["DATASETS", "DatasetSpec", "data_root", "download", "load_task"]
 
 
 def load_task(

@@ -78,6 +78,8 @@ class Transform:
         """Resize and cut the centre, with the rounding of torchvision's Resize and CenterCrop."""
         short, target = min(image.size), round(self.side * 256 / 224)
         width, height = (target if edge == short else int(target * edge / short) for edge in image.size)
+        if width * height > PIXELS:
+            raise ValueError("it is too long and narrow to be cropped")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = round((width - self.side) / 2), round((height - self.side) / 2)
         return image.crop((left, top, left + self.side, top + self.side))

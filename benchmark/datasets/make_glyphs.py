@@ -40,7 +40,7 @@ SCRIPTS = ("LATIN", "GREEK", "CYRILLIC", "GEORGIAN", "ARMENIAN", "DIGIT")
 # The Computer Modern fonts hold other shapes at some code points, so only these are drawn from them.
 PLAIN = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 # Belt and braces: at most one of each group, whatever the comparison of the renderings says.
-ALIKE = ("O0oQ", "l1I|", "5Ss", "2Zz", "8B", "6b", "9gq", "uUvV", "cC", "xX", "wW", "kK", "pP")
+ALIKE = ("O0oQ", "l1I|", "5Ss", "2Zz", "8B", "6b", "9gq", "uUvVν", "cC", "xX", "wW", "kK", "pP")
 TOO_ALIKE = 0.86  # correlation of renderings at 24 x 24
 FEWEST_FACES = 8
 
