@@ -216,3 +216,8 @@ def test_labels_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
     task = load_task(table(tmp_path, rows))
     assert [task.class_names[int(y)] for y in task.labels] == ["10", "10", "9", "9"]
     assert np.array_equal(task.gallery, np.arange(4))
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders(tmp_path / "v1.2"))
+    assert load_task(".").name == "v1.2"

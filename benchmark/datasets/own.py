@@ -49,7 +49,7 @@ def _task(source: Path, rows: list[Row], transform: Transform) -> RetrievalTask:
     """Let the roles decide between leave-one-out and query/gallery; ids say what is one image."""
     names = sorted({row.label for row in rows})
     common = {
-        "name": source.stem if source.suffix else source.name,
+        "name": source.resolve().stem if source.is_file() else source.resolve().name,
         "class_names": dict(enumerate(names)),
     }
     numbers = {name: i for i, name in enumerate(names)}
