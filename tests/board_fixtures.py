@@ -136,7 +136,7 @@ def alone(name, attack, strength, **options):
     work = {"attack": attack, "shown": len(frame), "forward": int(44 / strength * len(frame))}
     work |= {"backward": work["forward"] * (attack != "noise"), "seconds": 0.002 * work["forward"]}
     record = record.model_copy(update={"work": (type(record.work[0]).model_validate(work),)})
-    lucky = np.random.default_rng(len(attack)).random(len(frame)) < strength
+    lucky = np.random.default_rng([*attack.encode()]).random(len(frame)) < strength
     for i in range(len(record.budgets)):
         clean = np.minimum(frame["clean_rank"], record.censor)
         frame[f"rank_{i}"] = np.where(lucky, frame[f"rank_{i}"], clean)
