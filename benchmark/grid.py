@@ -20,6 +20,7 @@ from attacks.victim import Victim, frozen
 from benchmark.candidate import Candidate
 from benchmark.cells import blank_record, is_done, load_vectors, run_shard, save_vectors, writable
 from benchmark.checks import require_independence
+from benchmark.pictures import write_pictures
 from benchmark.scoring import Scorer, Settings, Tick, quiet
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
@@ -247,3 +248,5 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
             for record, rows in job.missing:
                 tick(f"{pairing.name} {job.norm} {job.suite.name}", record.shard.index, record.shard.count)
                 summary.written.append(run_shard(results, scorer, job.suite, record, rows))
+            if job.missing and not job.records[0].suite.alone:
+                write_pictures(results, scorer, job.records[0])

@@ -51,7 +51,7 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
     arch = "external" if external else architecture(given["arch"])
     if given["dim"] < 1:
         raise UserError("The width of the embedding is not known; pass --dim D.")
-    channels = given["channels"] or _channels(arch, task_options)
+    channels: Any = given["channels"] or _channels(arch, task_options)
     try:
         return ModelSpec(
             arch=arch,
@@ -168,7 +168,8 @@ def score(
         code = show_summary(run_plan(plan, settings, tick))
     if code:
         return code
-    if submission.checkpoint is not None and not submission.code:
+    if submission.checkpoint is not None and not submission.code and not submission.allow_partial:
+        # Only what loads again by itself: `run` and `compare` then know it by name.
         save_submitted(results, submission.spec)
     _finish(plan, results)
     return 0
@@ -190,7 +191,7 @@ def _finish(plan: Plan, results: Path) -> None:
     """Write the entries of what was scored, and print each row with its place."""
     from leaderboard.board import boards
     from leaderboard.entries import collect, save_entry
-    from leaderboard.table import row_text
+    from leaderboard.terminal import row_text
 
     everything, ours = collect(results)
     for entry in ours:
@@ -199,5 +200,5 @@ def _finish(plan: Plan, results: Path) -> None:
     for board in boards(everything):
         for row in board.rows:
             if (board.dataset, row.entry.model.name) in names:
-                out.print(row_text(board, row), highlight=False, markup=False)
+                out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
     console.print("Make the tables and figures with: robustdml leaderboard")

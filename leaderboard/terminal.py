@@ -1,24 +1,23 @@
 """One row of a board as a few lines for the terminal: what `submit` prints at the end."""
 
 from leaderboard.board import Board, Row
+from leaderboard.entry import Entry
 from leaderboard.table import with_interval
+
+_TOLD = ("note", "flag", "block")
 
 
 def row_text(board: Board, row: Row) -> str:
-    """Say where a row stands, in plain text."""
+    """Say where a row stands, in plain text of at most 80 columns or so."""
     entry = row.entry
     title = entry.model.title or entry.model.name
-    lines = [
-        f"{title} on {board.dataset}, {board.norm_name}: {_place(board, row)}",
-        "  clean     " + "   ".join(f"R@{k} {with_interval(entry.recall[k][0])}" for k in entry.ks),
-        f"            MAP@R {with_interval(entry.map_at_r)}   R-precision {with_interval(entry.r_precision)}",
-    ]
-    for budget in entry.budgets:
-        mark = "*" if budget == entry.headline else " "
-        shares = "   ".join(f"R@{k} {with_interval(entry.adversarial(budget, k))}" for k in entry.ks)
-        lines.append(f"  {budget + mark:<10}{shares}")
+    lines = [f"{title} on {board.dataset}, {board.norm_name}: {_place(board, row)}", _line(entry, "clean", 0)]
+    for i, budget in enumerate(entry.budgets, start=1):
+        mark = "*" if budget == entry.headline else ""
+        lines.append(_line(entry, budget + mark, i))
+    lines.append(f"  * headline budget; percent, 95 % intervals over {entry.classes:,} resampled classes")
     lines.append(
-        f"  * headline budget; percent, with 95 % intervals over {entry.classes:,} resampled classes"
+        f"  clean MAP@R {with_interval(entry.map_at_r)}, R-precision {with_interval(entry.r_precision)}"
     )
     if row.gain is not None:
         lines.append(f"  gain over {entry.model.sibling}: {row.gain} at {row.gain_at}")
@@ -30,7 +29,11 @@ def row_text(board: Board, row: Row) -> str:
     return "\n".join(lines)
 
 
-_TOLD = ("note", "flag", "block")
+def _line(entry: Entry, head: str, i: int) -> str:
+    """One budget: recall at the first k with its interval, at the others as it is."""
+    first, *rest = entry.ks
+    others = "".join(f"  R@{k} {100 * entry.recall[k][i].value:5.1f}" for k in rest)
+    return f"  {head:<8} R@{first} {with_interval(entry.recall[first][i]):<20}{others}"
 
 
 def _place(board: Board, row: Row) -> str:

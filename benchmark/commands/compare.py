@@ -65,6 +65,6 @@ def compare(
         return code
     folder = out or results / "compare" / f"{model}-{task.name}-{norm}"
     text, files = write_comparison(results, {record.key for record in summary.records}, folder)
-    screen.print(text, highlight=False, markup=False)
+    screen.print(text, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"{len(files)} files written to {folder}.", highlight=False)
     return 0
