@@ -7,7 +7,7 @@ import numpy as np
 
 from leaderboard.board import NORM_NAMES
 from leaderboard.canvas import MARKS, Mark, save
-from leaderboard.compare_table import WORST, Comparison
+from leaderboard.comparison import WORST, Comparison
 from leaderboard.figures import budget_axis, draw_series, legend, percent_axis
 from leaderboard.statistics import Interval
 
@@ -24,7 +24,7 @@ def _footer(found: Comparison, band: str = "") -> str:
 
 def _head(found: Comparison) -> str:
     r = found.record
-    return f"{r.model.title or r.model.name} on {r.dataset.name}, {NORM_NAMES.get(r.norm, r.norm)}"
+    return f"{found.title} on {r.dataset.name}, {NORM_NAMES.get(r.norm, r.norm)}"
 
 
 def _marks(found: Comparison) -> list[tuple[str, Mark]]:

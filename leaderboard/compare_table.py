@@ -1,184 +1,90 @@
-"""Attacks against each other on one model: each alone on all queries, and the worst case of all.
+"""A comparison of attacks on paper: Markdown, CSV, JSON and figures, and a text for the terminal."""
 
-Arithmetic on the records that `robustdml compare` leaves: nothing is run here.
-"""
-
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
+from leaderboard import compare_figures
 from leaderboard.board import NORM_NAMES
-from leaderboard.entry import NEVER, broken_table
+from leaderboard.comparison import COSTS, WORST, Comparison, comparison, comparisons
 from leaderboard.errors import UserError
-from leaderboard.records import Cell, CellRecord, Work
-from leaderboard.statistics import holm, p_value, radius, resample
+from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.table import BLANK, markdown_table
 
-WORST = "worst"
-"""Name of the row that takes, per query, the strongest of all attacks."""
+__all__ = [
+    "Comparison",
+    "comparison",
+    "comparisons",
+    "to_markdown",
+    "to_text",
+    "write_comparison",
+    "write_files",
+]
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """What `frame` is about, and the frame: one line per attack (and "worst"), k and budget.
+def write_comparison(
+    results: Path,
+    keys: Collection[str],
+    folder: Path,
+    problem: Callable[[str], None] = _log.warning,
+) -> tuple[str, list[Path]]:
+    """Compare the cells of `results/compare` with these keys; write tables and figures.
 
-    Columns: attack, norm, budget (text; "clean"), eps, k, recall, low, high (fractions with a 95 %
-    class-clustered interval); only (share of queries whose recall@k nobody else breaks); difference,
-    difference_low, difference_high (recall minus the worst case, paired); p (Holm-adjusted over the
-    lines of one k, two-sided, null hypothesis: no difference); queries, forward_per_query,
-    backward_per_query, seconds_per_query.
+    Returns a text for the terminal and the files. No whole cell among them: UserError.
     """
-
-    record: CellRecord
-    attacks: tuple[str, ...]
-    queries: int
-    excluded: int
-    classes: int
-    frame: pd.DataFrame
-
-    @property
-    def name(self) -> tuple[str, str, str]:
-        """Dataset, norm and model: the stem of its files."""
-        return self.record.dataset.name, self.record.norm, self.record.model.name
-
-    def pick(self, attack: str, k: int, column: str) -> dict[str, Any]:
-        """One column for an attack at k: budget ("clean" first) -> value."""
-        frame = self.frame
-        lines = frame[(frame["attack"] == attack) & (frame["k"] == k)]
-        return dict(zip(lines["budget"], lines[column], strict=True))
+    cells = [cell for cell in scan(results, "compare", problem) if cell.record.key in keys]
+    found = comparisons(cells)
+    if not found:
+        raise UserError(f"{results}: no whole comparison is in this folder; run it again")
+    files = [path for each in found for path in write_files(each, folder)]
+    return "\n\n".join(map(to_text, found)), files
 
 
-def comparisons(cells: Iterable[Cell]) -> list[Comparison]:
-    """Group the cells of attacks run alone, and compare those that met the same queries.
-
-    Of several cells of one attack (another version of it) the newest counts.
-    """
-    groups: dict[tuple[Any, ...], dict[str, Cell]] = defaultdict(dict)
-    for cell in sorted(cells, key=lambda c: (c.record.created, c.record.key)):
-        if cell.record.suite.alone:
-            groups[_meeting(cell)][cell.record.suite.attacks[0]] = cell
-    return [comparison(list(group.values())) for _, group in sorted(groups.items())]
-
-
-def _meeting(cell: Cell) -> tuple[Any, ...]:
-    """Everything two cells must share for their queries to be compared."""
-    r = cell.record
-    names = r.dataset.name, r.norm, r.model.name, r.model.digest, r.dataset.digest
-    return (*names, r.protocol, r.seed, r.shard.limit or 0, r.budgets, r.ks)
-
-
-def comparison(cells: Sequence[Cell]) -> Comparison:
-    """Compare attacks, each alone, on one model, dataset and norm.
-
-    The cells must hold the same queries under the same budgets; else UserError.
-    """
-    if not cells:
-        raise UserError("There is no attack to compare; run `robustdml compare` first.")
-    cells = sorted(cells, key=_strength)
-    record, first = cells[0].record, cells[0].frame
-    for cell in cells[1:]:
-        if _meeting(cell) != _meeting(cells[0]) or not cell.frame["query"].equals(first["query"]):
-            raise UserError(
-                f"{cell.record.suite.name} did not meet the same queries as {record.suite.name}; "
-                "compare attacks on one model, dataset, norm and limit."
-            )
-    tables = {cell.record.suite.attacks[0]: broken_table(cell.record, cell.frame) for cell in cells}
-    counted = next(iter(tables.values()))
-    lines = [line for k in record.ks for line in _lines(record, tables, k)]
-    costs = {cell.record.suite.attacks[0]: _cost(cell) for cell in cells}
-    costs[WORST] = {name: sum(cost[name] for cost in costs.values()) for name in _COSTS}
-    frame = pd.DataFrame([{**line, **costs[line["attack"]]} for line in lines])
-    return Comparison(
-        record=record,
-        attacks=tuple(tables),
-        queries=len(counted),
-        excluded=len(first) - len(counted),
-        classes=counted["label"].nunique(),
-        frame=frame,
-    )
+def write_files(found: Comparison, out: Path) -> list[Path]:
+    """Write `compare-<dataset>-<norm>-<model>` .md, .csv, .json and its figures below `out`."""
+    dataset, norm, model = found.name
+    name = safe_name(f"compare-{dataset}-{norm}-{model}")
+    drawn = [
+        *compare_figures.attack_curves(found, out / "figures" / f"{name}-curves"),
+        *compare_figures.attack_shares(found, out / "figures" / f"{name}-shares"),
+    ]
+    frame = found.frame.round(6)
+    lines = json.loads(frame.to_json(orient="records", double_precision=6))
+    pictures = [picture(path, out) for path in drawn if path.suffix == ".png"]
+    contents = {
+        ".md": to_markdown(found) + "\n" + "\n".join(pictures),
+        ".csv": frame.to_csv(index=False, lineterminator="\n"),
+        ".json": json.dumps(lines, indent=1, ensure_ascii=False) + "\n",
+    }
+    return [*write_all(out / name, contents), *drawn]
 
 
-def _strength(cell: Cell) -> tuple[float, str]:
-    """Order of attacks: the strongest first, by broken queries over all budgets at the first k."""
-    table = broken_table(cell.record, cell.frame)
-    first = table[f"k{cell.record.ks[0]}"].clip(upper=1 + len(cell.record.budgets))
-    return float(first.mean()), cell.record.suite.name
+def picture(path: Path, out: Path) -> str:
+    """Embed a PNG into a Markdown page that lies in `out`, with a link to its SVG."""
+    place = path.relative_to(out).with_suffix("")
+    words = place.name.replace("-", " ")
+    return f"![{words}]({place.as_posix()}.png)\n\n[SVG]({place.as_posix()}.svg)\n"
 
 
-_COSTS = ("forward_per_query", "backward_per_query", "seconds_per_query")
-
-
-def _cost(cell: Cell) -> dict[str, float]:
-    work: Sequence[Work] = cell.record.work
-    ran = max(len(cell.frame), 1)
-    return {name: sum(getattr(w, name.removesuffix("_per_query")) for w in work) / ran for name in _COSTS}
-
-
-def _lines(record: CellRecord, tables: dict[str, pd.DataFrame], k: int) -> Iterable[dict[str, Any]]:
-    """Make the lines of one k: attacks x (clean, budgets), the worst case last."""
-    broken = np.stack([table[f"k{k}"].to_numpy() for table in tables.values()])  # (A, Q)
-    broken = np.vstack([broken, broken.min(0)])
-    names = [*tables, WORST]
-    budgets = ("clean", *record.budgets)
-    hits = np.stack([broken > i for i in range(len(budgets))], axis=1)  # (A + 1, 1 + B, Q)
-    labels = next(iter(tables.values()))["label"].to_numpy()
-    drawn = resample(hits.reshape(-1, hits.shape[-1]), labels)
-    lines = []
-    for a, name in enumerate(names):
-        for b, budget in enumerate(budgets):
-            i, worst = a * len(budgets) + b, (len(names) - 1) * len(budgets) + b
-            share, difference = drawn.interval(i), drawn.difference(i, worst)
-            lines.append(
-                {
-                    "attack": name,
-                    "norm": record.norm,
-                    "budget": budget,
-                    "eps": float(radius(budget)) if b else 0.0,
-                    "k": k,
-                    "recall": share.value,
-                    "low": share.low,
-                    "high": share.high,
-                    "only": only_broken_by(broken[:-1], b)[a] if name != WORST else np.nan,
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                    "p": p_value(drawn.samples[i] - drawn.samples[worst]),
-                    "queries": hits.shape[-1],
-                }
-            )
-    tested = [line for line in lines if line["attack"] != WORST and line["budget"] != "clean"]
-    adjusted = holm([line["p"] for line in tested])
-    for line in lines:
-        line["p"] = np.nan
-    for line, p in zip(tested, adjusted, strict=True):
-        line["p"] = p
-    return lines
-
-
-def only_broken_by(broken: NDArray[np.uint8], budget: int) -> NDArray[np.float64]:
-    """Share of queries that one attack breaks within a budget and no other does: (A,).
-
-    broken: (A, Q) index of the smallest broken budget (0 = wrong on the clean image, which is
-    nobody's doing; `NEVER`).
-    """
-    found = (broken <= budget) & (broken > 0) & (broken != NEVER)
-    alone = found & (found.sum(0) == 1)
-    return np.asarray(alone.mean(1))
+def write_all(stem: Path, contents: dict[str, str]) -> list[Path]:
+    """Write texts to `<stem><suffix>`, by suffix."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in contents]
+    for path, text in zip(paths, contents.values(), strict=True):
+        write_atomic(path, text.encode())
+    return paths
 
 
 def to_markdown(found: Comparison) -> str:
     """Write a comparison as a Markdown page."""
     r = found.record
     norm, first = NORM_NAMES.get(r.norm, r.norm), r.ks[0]
-    title = r.model.title or r.model.name
     left = f", {found.excluded:,} left out (no match)" if found.excluded else ""
     parts = [
-        f"# Attacks on {title}: {r.dataset.name}, {norm}\n",
+        f"# Attacks on {found.title}: {r.dataset.name}, {norm}\n",
         f"Each attack ran alone on all queries. {found.queries:,} queries, {found.classes:,} "
         f"classes{left}; protocol {r.protocol}; seed {r.seed}. Percent; 95 % class-clustered "
         f"intervals in brackets; **worst** takes the strongest attack per query.\n",
@@ -194,6 +100,44 @@ def to_markdown(found: Comparison) -> str:
     for k in r.ks[1:]:
         parts += [f"## Recall@{k} under attack\n", _recall_table(found, k, priced=False)]
     return "\n".join(parts)
+
+
+def to_text(found: Comparison) -> str:
+    """Write the first k of a comparison as an aligned table for the terminal."""
+    r = found.record
+    k, budgets = r.ks[0], ("clean", *r.budgets)
+    head = ["attack", *budgets, "passes", "seconds", f"only at {r.headline}"]
+    rows = [head]
+    for attack in (*found.attacks, WORST):
+        recall = found.pick(attack, k, "recall")
+        only = found.pick(attack, k, "only")[r.headline]
+        forward, backward, seconds = costs_of(found, attack)
+        rows.append(
+            [
+                *(attack, *(f"{100 * recall[b]:.1f}" for b in budgets)),
+                *(f"{forward + backward:.1f}", f"{seconds:.3g}"),
+                "" if attack == WORST else f"{100 * only:.1f}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    ]
+    title = f"{found.title} on {r.dataset.name}, {NORM_NAMES.get(r.norm, r.norm)}"
+    return "\n".join(
+        [
+            f"{title}: recall@{k} in percent, each attack alone on {found.queries:,} queries",
+            *lines,
+            "passes and seconds per query; only: percent of queries that no other attack breaks",
+        ]
+    )
+
+
+def costs_of(found: Comparison, attack: str) -> tuple[float, float, float]:
+    """Forward passes, backward passes and seconds per query."""
+    line = found.frame[found.frame["attack"] == attack].iloc[0]
+    forward, backward, seconds = (float(line[name]) for name in COSTS)
+    return forward, backward, seconds
 
 
 def _table(found: Comparison, attacks: Iterable[str], cells: Any) -> str:
@@ -229,8 +173,5 @@ def _recall_table(found: Comparison, k: int, priced: bool) -> str:
 
 
 def _price(found: Comparison, attack: str) -> list[str]:
-    line = found.frame[found.frame["attack"] == attack].iloc[0]
-    forward, backward, seconds = (float(line[name]) for name in _COSTS)
-    if not seconds:
-        return [f"{forward:.1f} + {backward:.1f}", BLANK]
-    return [f"{forward:.1f} + {backward:.1f}", f"{seconds:.3g}"]
+    forward, backward, seconds = costs_of(found, attack)
+    return [f"{forward:.1f} + {backward:.1f}", f"{seconds:.3g}" if seconds else BLANK]

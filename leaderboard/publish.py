@@ -1,13 +1,18 @@
 """Write everything a results folder can show: tables, figures, examples, comparisons, an index."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from leaderboard import compare_figures, figures
+from leaderboard import figures
 from leaderboard.board import NORM_NAMES, Board, boards
-from leaderboard.compare_table import Comparison, comparisons, to_markdown
+from leaderboard.compare_table import (
+    Comparison,
+    comparisons,
+    picture,
+    write_all,
+    write_files,
+)
 from leaderboard.entries import collect, save_entry
 from leaderboard.errors import UserError
 from leaderboard.examples import draw_examples, load_examples
@@ -54,9 +59,9 @@ def _write_board(board: Board, out: Path, index: list[str]) -> list[Path]:
         figures.scatter(board, stem.with_name(f"{name}-scatter")),
         figures.gains(board, stem.with_name(f"{name}-gains")),
     ]
-    pictures = [_picture(paths[0], out) for paths in drawn if paths]
+    pictures = [picture(paths[0], out) for paths in drawn if paths]
     text = page(board, load_reported()) + "\n" + "\n".join(["## Figures\n", *pictures])
-    files = _write_all(out / name, {".md": text, ".csv": to_csv(board), ".json": to_json(board)})
+    files = write_all(out / name, {".md": text, ".csv": to_csv(board), ".json": to_json(board)})
     links = f"[page]({name}.md) · [CSV]({name}.csv) · [JSON]({name}.json)\n"
     index += [f"## {board.dataset}, {board.norm_name}\n", lead(board), main_table(board)]
     index += [links, *pictures]
@@ -64,26 +69,13 @@ def _write_board(board: Board, out: Path, index: list[str]) -> list[Path]:
 
 
 def _write_comparison(found: Comparison, out: Path, index: list[str]) -> list[Path]:
-    dataset, norm, model = found.name
-    name = safe_name(f"compare-{dataset}-{norm}-{model}")
-    stem = out / "figures" / name
-    drawn = [
-        compare_figures.attack_curves(found, stem.with_name(f"{name}-curves")),
-        compare_figures.attack_shares(found, stem.with_name(f"{name}-shares")),
-    ]
-    pictures = [_picture(paths[0], out) for paths in drawn]
-    frame = found.frame.round(6)
-    lines = json.loads(frame.to_json(orient="records", double_precision=6))
-    contents = {
-        ".md": to_markdown(found) + "\n" + "\n".join(pictures),
-        ".csv": frame.to_csv(index=False, lineterminator="\n"),
-        ".json": json.dumps(lines, indent=1, ensure_ascii=False) + "\n",
-    }
-    files = _write_all(out / name, contents)
-    title = found.record.model.title or model
+    files = write_files(found, out)
+    dataset, norm, _ = found.name
+    name, title = files[0].stem, found.title
     index += [f"## Attacks compared: {title} on {dataset}, {NORM_NAMES.get(norm, norm)}\n"]
-    index += [f"[page]({name}.md) · [CSV]({name}.csv) · [JSON]({name}.json)\n", *pictures]
-    return [*files, *(path for paths in drawn for path in paths)]
+    index += [f"[page]({name}.md) · [CSV]({name}.csv) · [JSON]({name}.json)\n"]
+    index += [picture(path, out) for path in files if path.suffix == ".png"]
+    return files
 
 
 def _write_examples(results: Path, out: Path, index: list[str], problem: Callable[[str], None]) -> list[Path]:
@@ -96,21 +88,8 @@ def _write_examples(results: Path, out: Path, index: list[str], problem: Callabl
             problem(str(error))
             continue
         drawn = draw_examples(examples, out / "examples" / safe_name(path.stem))
-        pictures.append(_picture(drawn[0], out))
+        pictures.append(picture(drawn[0], out))
         files += drawn
     if pictures:
         index += ["## Examples\n", *pictures]
     return files
-
-
-def _picture(path: Path, out: Path) -> str:
-    place = path.relative_to(out).with_suffix("")
-    words = place.name.replace("-", " ")
-    return f"![{words}]({place.as_posix()}.png)\n\n[SVG]({place.as_posix()}.svg)\n"
-
-
-def _write_all(stem: Path, contents: dict[str, str]) -> list[Path]:
-    paths = [stem.with_name(stem.name + suffix) for suffix in contents]
-    for path, text in zip(paths, contents.values(), strict=True):
-        write_atomic(path, text.encode())
-    return paths

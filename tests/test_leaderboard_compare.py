@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from leaderboard.compare_table import WORST, comparison, comparisons, only_broken_by, to_markdown
+from leaderboard.compare_table import (
+    comparison,
+    comparisons,
+    to_markdown,
+    to_text,
+    write_comparison,
+)
+from leaderboard.comparison import WORST, only_broken_by
 from leaderboard.errors import UserError
 from leaderboard.records import Cell
 from leaderboard.statistics import holm
-from tests.board_fixtures import BUDGETS, KS, alone
+from tests.board_fixtures import BUDGETS, KS, alone, put
 
 SMALL = {"classes": 12, "per_class": 6}
 STRENGTHS = {"noise": 0.02, "pgd": 0.7, "fmn": 0.9}
@@ -85,3 +92,25 @@ def test_queries_without_a_match_are_left_out_and_counted():
         c.frame.loc[5, "matches"] = 0
     found = comparison(given)
     assert (found.queries, found.excluded) == (71, 1) and "1 left out" in to_markdown(found)
+
+
+def test_a_comparison_is_written_from_the_cells_asked_for(tmp_path):
+    for c in cells():
+        put(tmp_path, c.record, c.frame, kind="compare")
+    keys = {c.record.key for c in cells() if c.record.suite.name != "noise"}
+    text, files = write_comparison(tmp_path, keys, tmp_path / "out")
+    assert sorted({path.suffix for path in files}) == [".csv", ".json", ".md", ".png", ".svg"]
+    assert all(path.is_file() for path in files)
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["attack", "fmn", "pgd", "worst"]
+    assert lines[1].split()[:3] == ["attack", "clean", "1/255"]
+    recall = comparison(cells()).pick("fmn", 1, "recall")
+    assert lines[2].split()[1:8] == [f"{100 * share:.1f}" for share in recall.values()]
+    with pytest.raises(UserError, match="no whole comparison"):
+        write_comparison(tmp_path, {"other"}, tmp_path / "none")
+
+
+def test_the_terminal_text_is_aligned():
+    lines = to_text(comparison(cells())).splitlines()[1:-1]
+    ends = [line.index("clean") + 5 for line in lines[:1]]
+    assert all(line[ends[0] - 1].isdigit() and line[ends[0]] == " " for line in lines[1:])
