@@ -3,10 +3,12 @@
 import sys
 from typing import Any
 
-import click
 import typer
 
 from benchmark.commands import board, compare, data, demo, listing, run, submit, tools
+
+INTERRUPTED = 130
+"""The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
 
 app = typer.Typer(
     name="robustdml",
@@ -35,29 +37,38 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         code: Any = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        _say("Interrupted. Finished shards are kept; the same command goes on from there.")
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (as `head` does): no error of ours.
         sys.stderr.close()
         return 0
     except Exception as error:
-        if not _is_user_error(error):
+        said = _sentence(error)
+        if said is None:
             raise
-        _say(f"Error: {error}")
+        if said:
+            _say(f"Error: {said}")
         return 2
+    if code == INTERRUPTED:
+        _say("Interrupted. Finished shards are kept; the same command goes on from there.")
     return code if isinstance(code, int) else 0
 
 
-def _is_user_error(error: Exception) -> bool:
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user; None where the error is ours, which deserves its traceback."""
     from attacks.errors import UserError
     from leaderboard.errors import UserError as BoardError
 
-    return isinstance(error, UserError | BoardError)
+    if isinstance(error, UserError | BoardError):
+        return str(error)
+    # Typer brings its own click or uses the installed one, so its errors are known by what they can do.
+    told = getattr(error, "format_message", None)
+    if callable(told):
+        return " ".join(str(told()).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return None
 
 
 def _say(message: str) -> None:
