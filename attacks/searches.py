@@ -227,18 +227,20 @@ class FMN(Search):
     """Fast minimum-norm search (Pintor et al. 2021, arXiv 2102.12827).
 
     Each row walks along its gradient inside a ball of its own radius. While nothing is broken the
-    radius is set to where the linearised loss crosses zero (and, once something was, grows by a
-    factor); while the aim is broken it shrinks below the best norm found. Both the step and the
-    factor decay as a cosine. Radii never exceed the budget's: what lies beyond claims nothing.
+    radius is set a little beyond where the linearised loss crosses zero (and, once something was,
+    grows by a factor); while the aim is broken it shrinks below the best norm found. Both the step
+    and the factor decay as a cosine. Radii never exceed the budget's: what lies beyond claims
+    nothing.
 
-    `stride`: the first step in units of the budget's radius, `last` the final one as a share of it;
-    `factor`: the first and last shrinking factor of the radius.
+    `stride` and `last`: the first and the last step in units of the row's own radius, so that one
+    setting serves every norm and image size (the paper's step is an absolute length); `factor`:
+    the first and the last shrinking factor of the radius.
     """
 
     steps: int = 40
-    stride: float = 0.25
-    last: float = 0.01
-    factor: tuple[float, float] = (0.05, 0.001)
+    stride: float = 0.5
+    last: float = 0.005
+    factor: tuple[float, float] = (0.1, 0.001)
     name = "fmn"
     paper = "arXiv 2102.12827"
     min_norm = True
@@ -263,7 +265,7 @@ class FMN(Search):
         broken = loss >= 0
         state.best = torch.where(broken, torch.minimum(state.best, size), state.best)
         decay = 0.5 * (1 + torch.cos(math.pi * t / self.steps))
-        shrink = spread(self.factor[1] + (self.factor[0] - self.factor[1]) * decay, state.radii)
+        shrink = self.factor[1] + (self.factor[0] - self.factor[1]) * decay
         # A little beyond the linear estimate: aimed at zero itself, the loss may creep up to it from
         # below for ever.
         crossing = (size - loss / budget.dual(gradient).clamp_min(1e-12)) * (1 + shrink)
@@ -272,7 +274,7 @@ class FMN(Search):
             torch.minimum(state.radii * (1 - shrink), state.best * (1 - shrink)),
             torch.where(state.best.isinf(), crossing, state.radii * (1 + shrink)),
         ).clamp(0, budget.eps)
-        length = budget.eps * self.stride * (self.last + (1 - self.last) * decay)
+        length = state.radii * (self.last + (self.stride - self.last) * decay)
         x.add_(spread(length, x) * budget.ascent(gradient))
         budget.project(x, state.origin, state.radii)
         return state

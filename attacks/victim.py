@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.errors import UserError
+from attacks.precision import full_float32
 from attacks.retrieval import Gallery
 
 # Below this many rows the CPU libraries pick other kernels, whose sums differ in the last bits; at or
@@ -81,18 +82,16 @@ def _layout(x: Tensor) -> Tensor:
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode with frozen parameters, as it was before once the block ends.
 
-    Frozen parameters save the weight gradients, a third of a pass. TensorFloat32 is off inside, for
-    every number that is reported.
+    Frozen parameters save the weight gradients, a third of a pass. Products are full float32 inside,
+    for every number that is reported.
     """
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         model.eval().requires_grad_(False)
-        yield model
+        with full_float32():
+            yield model
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         for module, mode in modes.items():
             module.training = mode
         for parameter, gradient in wanted.items():

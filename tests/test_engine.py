@@ -78,6 +78,15 @@ def test_what_leaves_the_ball_claims_nothing() -> None:
     assert ladder_world().run(attack, "linf", ["0.299"]).rank.tolist() == [[1]]
 
 
+@pytest.mark.parametrize(("beyond", "rank"), [(-4e-6, 1), (1e-6, 1), (4e-6, 2)])
+def test_a_lead_within_tau_is_not_claimed(beyond: float, rank: int) -> None:
+    """Half-way between match and impostor, the impostor leads by 0.6 x `beyond`; tau is 9e-7."""
+    world = ladder_world()
+    assert 8e-7 < world.build_gallery().tau < 1e-6
+    attack = Attack("script", Margin(), Script(moves=(0.05 + beyond,)))
+    assert world.run(attack, "linf", ["0.1"]).rank.tolist() == [[rank]]
+
+
 def test_a_clean_failure_counts_as_a_failure_without_any_attack() -> None:
     world = ladder_world()
     world.images[6] = 0.34

@@ -1,0 +1,198 @@
+"""Planted bugs: each trap of protocol.md (and a few of our own), and the tests that must notice it.
+
+`find` must occur exactly once in the file; it is replaced in a copy of the tree, and the named tests
+are run there. A mutation that they survive is a hole in the tests.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One bug: what it is, where it is planted, and who must catch it."""
+
+    name: str
+    file: str
+    find: str
+    replace: str
+    tests: str
+
+
+RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
+ORACLE = "tests/test_attacks_oracle.py"
+
+MUTATIONS = (
+    Mutation(
+        "trap 1: the own item is taken to be the first of the list, not the one with its id",
+        "attacks/retrieval.py",
+        "    own = marks.own[:, None]\n",
+        "    own = similarity.argmax(1, keepdim=True)\n",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "trap 2: the nearest positive may be the query's own clean copy",
+        "attacks/retrieval.py",
+        "hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))",
+        "hidden = similarity.gather(1, own)",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "trap 3: an L2 step written as a sign step",
+        "attacks/budget.py",
+        "return scaled / spread(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)",
+        "return gradient.sign() / gradient[0].numel() ** 0.5",
+        ORACLE,
+    ),
+    Mutation(
+        "trap 4: the last iterate instead of the best",
+        "attacks/engine.py",
+        "        if not self.last:\n",
+        "        if False:\n",
+        ENGINE,
+    ),
+    Mutation(
+        "trap 5: targets chosen once and never again",
+        "attacks/engine.py",
+        "        standing = self.of.stand(rows, prepared.detach())\n",
+        "        standing = self._once = getattr(self, '_once', None) or self.of.stand(rows, prepared.detach())\n",
+        ENGINE,
+    ),
+    Mutation(
+        "trap 6: unseeded randomness",
+        "attacks/noise.py",
+        "return torch.Generator().manual_seed(key(seed, row, stream))",
+        "return torch.default_generator",
+        LAWS,
+    ),
+    Mutation(
+        "trap 7: an index into a masked vector used as a place in the gallery",
+        "attacks/retrieval.py",
+        "            return self._similarity.max(1, keepdim=True)\n",
+        "            some = self._similarity[:, torch.isfinite(self._similarity[0])]\n"
+        "            return some.max(1, keepdim=True)\n",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "trap 8: a mean of batch means with a short last batch",
+        "leaderboard/statistics.py",
+        "    return Resampled(sums.sum(1) / sizes.sum(), samples, len(sizes))",
+        "    return Resampled((sums / sizes).mean(1), samples, len(sizes))",
+        "tests/test_statistics.py",
+    ),
+    Mutation(
+        "trap 9: a cache keyed by a name instead of the weights' content",
+        "benchmark/cells.py",
+        'f"{candidate.digest[:20]}-{dataset_digest[:20]}-{device}.safetensors"',
+        'f"{candidate.card.name}-{dataset_digest[:20]}-{device}.safetensors"',
+        "tests/test_grid.py tests/test_cells.py",
+    ),
+    Mutation(
+        "trap 10: queries that fail clean count as held",
+        "attacks/record.py",
+        "self.rank = np.tile(np.minimum(clean, self.top), (len(budgets), 1))",
+        "self.rank = np.ones((len(budgets), len(clean)), np.int64)",
+        ENGINE,
+    ),
+    Mutation(
+        "trap 11: a NaN match ranks first",
+        "attacks/retrieval.py",
+        "        self.rank[~torch.isfinite(self.match)] = len(gallery) + 1\n",
+        "",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "trap 12: a random start used for the gradient and then dropped",
+        "attacks/searches.py",
+        "        state.point.add_(length * budget.ascent(gradient[:, 0]))\n"
+        "        budget.project(state.point, state.origin, state.radii)\n"
+        "        return state\n\n\n@dataclass\nclass _FMNState",
+        "        state.point.copy_(state.origin + length * budget.ascent(gradient[:, 0]))\n"
+        "        budget.project(state.point, state.origin, state.radii)\n"
+        "        return state\n\n\n@dataclass\nclass _FMNState",
+        ENGINE,
+    ),
+    Mutation(
+        "trap 13: the clean twin of a perturbed query left in the gallery",
+        "attacks/retrieval.py",
+        "hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))",
+        "twin = similarity.gather(1, own)\n    hidden = torch.where(twin > 0.99999, -torch.inf, twin)",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "trap 14: a collapsed model passes the gate",
+        "benchmark/checks.py",
+        'return _check("clean R@1", r1 < floor, "block", message)',
+        'return _check("clean R@1", False, "block", message)',
+        "tests/test_checks.py",
+    ),
+    Mutation(
+        "ties count for the model",
+        "attacks/retrieval.py",
+        "rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) >= best[rows]).long())",
+        "rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) > best[rows]).long())",
+        RETRIEVAL,
+    ),
+    Mutation(
+        "claims are made without the margin tau",
+        "attacks/engine.py",
+        "return Standing(gallery, prepared, self.queries.marks[rows], gallery.tau)",
+        "return Standing(gallery, prepared, self.queries.marks[rows], 0.0)",
+        ENGINE,
+    ),
+    Mutation(
+        "what bfloat16 finds is claimed without a look in float32",
+        "attacks/victim.py",
+        "        self.exact = lean is None and not amp\n",
+        "        self.exact = True\n",
+        LAWS,
+    ),
+    Mutation(
+        "the aim never moves past k = 1",
+        "attacks/record.py",
+        "        return np.where(aim <= self.reach[rows], aim, 0)\n",
+        "        return np.where((aim <= self.reach[rows]) & (aim == self.ks[0]), aim, 0)\n",
+        ENGINE,
+    ),
+    Mutation(
+        "a finding counts for smaller budgets than the one that holds it",
+        "attacks/record.py",
+        "        return np.searchsorted(self._limits, size)\n",
+        "        return np.searchsorted(self._limits, size) * 0\n",
+        ENGINE,
+    ),
+    Mutation(
+        "the projection forgets the box",
+        "attacks/budget.py",
+        "return self._into_ball(x, origin, radii).clamp_(0, 1)",
+        "return self._into_ball(x, origin, radii)",
+        LAWS,
+    ),
+    Mutation(
+        "noise keyed by the place in the batch",
+        "attacks/noise.py",
+        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]\n",
+        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i, _ in enumerate(ids)]\n",
+        LAWS,
+    ),
+    Mutation(
+        "the min-norm search stops short of the boundary",
+        "attacks/searches.py",
+        "(size - loss / budget.dual(gradient).clamp_min(1e-12)) * (1 + shrink)",
+        "(size - loss / budget.dual(gradient).clamp_min(1e-12)) * 0.97",
+        ORACLE,
+    ),
+    Mutation(
+        "the last look at the last iterate is left out",
+        "attacks/engine.py",
+        "        self.of.check(self.stage, rows, x, origin)\n        aims = ",
+        "        aims = ",
+        ENGINE,
+    ),
+    Mutation(
+        "precision@t at the wrong t",
+        "benchmark/metrics.py",
+        "torch.where(counted, nth / place, 0.0)",
+        "torch.where(counted, nth / (place + 1), 0.0)",
+        RETRIEVAL,
+    ),
+)
