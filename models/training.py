@@ -32,6 +32,8 @@ from models.recipes.base import Recipe, Step
 from models.training_settings import OPTIMIZERS, Settings
 from models.validation import Validation, split_classes
 
+__all__ = ["Settings", "Trained", "seeded", "train"]
+
 Augment = Callable[[Tensor], Tensor]
 Weights = dict[str, Tensor]
 

@@ -107,11 +107,11 @@ def test_one_triplet_per_anchor_with_right_labels():
 
 
 def test_visualphishnet_counts_squared_distances_and_turns_to_hard_triplets():
-    # Embeddings 1, 3 | 4, 9. Hardest: 1 (3, 4): 4 - 9; 3 (1, 4): 4 - 1; 4 (9, 3): 25 - 1; 9 (4, 3): 25 - 36.
+    # Embeddings 1, 3 | 4, 9. Positives 4 or 25 away; over the margin are 3 with 4 (4 - 1), 4 with 1
+    # (25 - 9), 4 with 3 (25 - 1), and no other: 1 with 4 is 4 - 9, 9 with 3 is 25 - 36.
     step = step_of(pixels((0.1,), (0.3,), (0.4,), (0.9,)), [0, 0, 1, 1], Scale(), done=0.9)
-    terms = [max(0.0, gap + 2.2) for gap in (4 - 9, 4 - 1, 25 - 1, 25 - 36)]
-    positive = [term for term in terms if term]
-    assert VisualPhishNet()(step).item() == pytest.approx(sum(positive) / len(positive), rel=1e-4)
+    terms = [4 - 1 + 2.2, 25 - 9 + 2.2, 25 - 1 + 2.2]
+    assert VisualPhishNet()(step).item() == pytest.approx(sum(terms) / 3, rel=1e-4)
     easy = step_of(step.images.tolist(), [0, 0, 1, 1], Scale(), done=0.1)
     torch.manual_seed(0)
     draws = {round(VisualPhishNet()(easy).item(), 3) for _ in range(20)}

@@ -14,25 +14,26 @@ from models.recipes.pairing import euclidean, random_triplets
 class VisualPhishNet(Recipe):
     """Triplets on squared Euclidean distances of vectors that are not normalised.
 
-    As in the paper, the first rounds draw triplets at random and later ones take hard subsets:
-    `easy` is the share of the training with random triplets. The paper gathers each hard subset
-    over the whole training set before a round; here it is the batch's hardest positive and negative
-    of every anchor, which needs no pass of its own. `margin` is the paper's.
+    As in the paper, the first rounds draw triplets at random and later ones take the hard subset, those
+    that the model gets wrong or nearly so; `easy` is the share of the training with random triplets.
+    The paper gathers each subset over the whole training set before a round; here it is every triplet
+    of the mini-batch that violates the margin, which needs no pass of its own. `margin` is the paper's.
     """
 
     margin: float = 2.2
-    easy: float = 0.5
+    easy: float = 0.3
     name: ClassVar[str] = "visualphishnet"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._loss = losses.TripletMarginLoss(margin=self.margin, distance=euclidean("euclidean", power=2))
-        self._hardest = miners.BatchHardMiner(distance=euclidean("euclidean"))
+        squared = euclidean("euclidean", power=2)
+        self._loss = losses.TripletMarginLoss(margin=self.margin, distance=squared)
+        self._hard = miners.TripletMarginMiner(margin=self.margin, type_of_triplets="all", distance=squared)
 
     def forward(self, step: Step) -> Tensor:
         vectors = step.embed(step.images)
         if step.done < self.easy:
             triplets = random_triplets(step.labels)
         else:
-            triplets = self._hardest(vectors.detach(), step.labels)
+            triplets = self._hard(vectors.detach(), step.labels)
         return self._loss(vectors, step.labels, triplets)

@@ -1,0 +1,135 @@
+"""Train the bundled glyphs models and write them into the zoo.
+
+    python examples/make_bundled.py [NAME ...]
+
+Each is a few minutes on one core. A run that was stopped goes on from its last epoch (build/bundled);
+with the same versions of torch and one thread the weights come out the same.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attacks.table import Table
+from benchmark import evaluate
+from benchmark.datasets import load_task
+from models.cards import store, write_zoo
+from models.recipes import Natural, Panum2021, Recipe, VisualPhishNet
+from models.registry import ZOO, build
+from models.spec import InputSpec, ModelSpec, read_toml
+from models.training import Settings, seeded, train
+
+ROOT = Path(__file__).parents[1]
+FILE = ZOO / "glyphs.toml"
+COMMENT = "Small models trained on the embedded glyphs dataset; written by examples/make_bundled.py."
+
+GLYPHS: dict[str, Any] = {"trained_on": "glyphs", "licence": "Apache-2.0", "input": InputSpec(channels=1)}
+CONVNET: dict[str, Any] = {"arch": "convnet", "dim": 64, **GLYPHS}
+# The sibling of a robust model is trained for as long, on the same batches.
+LENGTH = Settings(epochs=30, rate=3e-3, amp=True)
+ROBUST = Panum2021(loss="contrastive", role="anchor", eps="0.1")
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """One model: what it is, what its batches' loss is, and how long it is trained."""
+
+    spec: ModelSpec
+    recipe: Recipe
+    settings: Settings
+
+
+BUNDLED: Table[Bundled] = Table("bundled model")
+for _bundled in (
+    Bundled(
+        ModelSpec(
+            name="glyphs-natural",
+            title="Convnet, natural",
+            training="natural",
+            loss="contrastive",
+            **CONVNET,
+        ),
+        Natural(loss="contrastive"),
+        LENGTH,
+    ),
+    Bundled(
+        ModelSpec(
+            name="glyphs-visualphishnet",
+            title="VisualPhishNet (small)",
+            arch="visualphishnet",
+            options={"trunk": "small"},
+            dim=64,
+            head="none",
+            distance="euclidean",
+            training="visualphishnet",
+            loss="triplet",
+            paper="arXiv 1909.00300",
+            baseline=True,
+            **GLYPHS,
+        ),
+        VisualPhishNet(),
+        Settings(epochs=30, rate=1e-3, amp=True),
+    ),
+    Bundled(
+        ModelSpec(
+            name="glyphs-panum2021",
+            title="Convnet, Panum et al. 2021",
+            training="panum2021",
+            loss="contrastive",
+            defence_eps="0.1",
+            sibling="glyphs-natural",
+            paper="arXiv 2102.07265",
+            **CONVNET,
+        ),
+        ROBUST,
+        LENGTH,
+    ),
+):
+    BUNDLED.add(_bundled.spec.name, _bundled)
+
+
+def make(name: str, work: Path) -> None:
+    """Train one model, measure it, and put its weights and its entry into the zoo."""
+    plan, task, began = BUNDLED[name], load_task("glyphs", split="train"), time.perf_counter()
+    spec = plan.spec
+    with seeded(plan.settings.seed):
+        module = build(spec)
+    images = task.load(range(len(task.labels)))
+    print(f"{name}: {plan.recipe.describe()}")
+    result = train(
+        module, images, task.labels, plan.recipe, plan.settings, work / name, distance=spec.distance
+    )
+    print(f"{name}: epoch {result.epoch} after {time.perf_counter() - began:.0f} s")
+    notes = f"{_told(plan)}; made by: python examples/make_bundled.py {name}"
+    spec = spec.model_copy(update={"notes": notes})
+    stored = store(spec, result.weights, ZOO / "weights" / f"{name}.safetensors", ZOO)
+    known = {old.name: _relative(old) for old in (read_toml(FILE) if FILE.exists() else [])}
+    known[name] = stored
+    write_zoo(FILE, [known[one] for one in BUNDLED if one in known], COMMENT)
+    scores = evaluate(module, load_task("glyphs").limit(500), "fmn:steps=20", distance=spec.distance)
+    print(scores.to_frame().query("attack == 'worst' and k == 1")[["budget", "clean", "adversarial"]])
+
+
+def _told(plan: Bundled) -> str:
+    facts = {**plan.recipe.describe(), **{"epochs": plan.settings.epochs, "rate": plan.settings.rate}}
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def _relative(spec: ModelSpec) -> ModelSpec:
+    """Undo what reading did to the path of the weights."""
+    place = Path(spec.weights.file).relative_to(ZOO).as_posix()
+    return spec.model_copy(update={"weights": spec.weights.model_copy(update={"file": place})})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(BUNDLED), metavar="NAME", help=", ".join(BUNDLED))
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bundled", help="folder of snapshots")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for chosen in arguments.names:
+        make(chosen, arguments.work)

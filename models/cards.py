@@ -1,0 +1,45 @@
+"""Writing models down: weights as safetensors, the specification as TOML that the zoo reads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.snapshots import write_text
+from models.spec import ModelSpec, WeightsSpec
+from models.weights import sha256_of
+
+
+def store(spec: ModelSpec, weights: Mapping[str, Tensor], path: Path, base: Path) -> ModelSpec:
+    """Write a state dict to `path` (.safetensors) and return `spec` pointing there from the folder `base`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, part)
+    part.chmod(0o644)  # safetensors keeps others out
+    part.replace(path)
+    place = WeightsSpec(file=path.relative_to(base).as_posix(), sha256=sha256_of(path))
+    return spec.model_copy(update={"weights": place})
+
+
+def write_zoo(path: Path, specs: Sequence[ModelSpec], comment: str) -> None:
+    """Write a zoo file, one [[model]] per specification; fields at their defaults are left out."""
+    tables = [_table(spec) for spec in specs]
+    heading = "".join(f"# {line}\n" for line in comment.splitlines())
+    write_text(path, "\n".join([heading, *tables]))
+
+
+def _table(spec: ModelSpec) -> str:
+    fields = spec.model_dump(mode="json", exclude_defaults=True) | {"training": spec.training}
+    return "[[model]]\n" + "".join(f"{name} = {_value(value)}\n" for name, value in fields.items())
+
+
+def _value(value: Any) -> str:
+    """A TOML value on one line; JSON's strings, numbers and booleans are TOML's as well."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
