@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from attacks.attack import Attack, split_options
+from attacks.errors import UserError
 from attacks.objectives import Drift, Margin, Push
 from attacks.searches import FGSM, FMN, PGD, Noise
 from attacks.table import Table
@@ -115,6 +116,11 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
             both[name]
         wanted = [wanted]
     attacks = tuple(find_attack(text) for text in wanted)
+    names = [attack.name for attack in attacks]
+    if not names:
+        raise UserError("The list of attacks is empty; name at least one attack.")
+    if len(set(names)) < len(names):
+        raise UserError(f"The list {', '.join(names)} names an attack twice; name each once.")
     return Suite("+".join(attack.name for attack in attacks), attacks)
 
 

@@ -60,7 +60,13 @@ class Victim:
         self.meter.backward += len(x) * gradient
         leaf = _layout(_pad(x)).detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient), self._precision():
-            return leaf, self.lean(leaf)[: len(x)].float()
+            vectors = self.lean(leaf)[: len(x)].float()
+        if gradient and not vectors.requires_grad:
+            raise UserError(
+                "The model gives no gradient with respect to its images (it detaches them, or leaves torch); "
+                "only attacks that need none, such as noise, can be run on it."
+            )
+        return leaf, vectors
 
     def _precision(self) -> AbstractContextManager[object]:
         if not self.amp:
@@ -82,11 +88,12 @@ def _layout(x: Tensor) -> Tensor:
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode with frozen parameters, as it was before once the block ends.
 
-    Frozen parameters save the weight gradients, a third of a pass. Products are full float32 inside,
-    for every number that is reported.
+    It is moved back to its device as well. Frozen parameters save the weight gradients, a third of a
+    pass. Products are full float32 inside, for every number that is reported.
     """
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     try:
         model.eval().requires_grad_(False)
         with full_float32():
@@ -96,10 +103,12 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, gradient in wanted.items():
             parameter.requires_grad_(gradient)
+        if len(homes) == 1:
+            model.to(homes.pop())
 
 
 def embed_all(
-    model: nn.Module,
+    model: Callable[[Tensor], object],
     load: Callable[[int, int], Tensor],
     count: int,
     device: torch.device | str = "cpu",
@@ -111,14 +120,15 @@ def embed_all(
     for start in range(0, count, batch):
         x = load(start, min(start + batch, count)).to(device)
         with torch.no_grad():
-            parts.append(check_output(model(_layout(_pad(x))), max(len(x), len(_pad(x))))[: len(x)])
+            padded = _layout(_pad(x))
+            parts.append(check_output(model(padded), len(padded))[: len(x)])
         tick(start + len(x))
     return torch.cat(parts)
 
 
 def check_output(vectors: object, rows: int) -> Tensor:
     """One float vector per image, or UserError."""
-    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != rows:
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
         shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise UserError(
             f"The model must return one vector per image, (B, D); for B = {rows} it returned {shape}."

@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 
 from attacks.catalogue import Suite
+from attacks.errors import UserError
 from benchmark.candidate import Candidate
 from benchmark.checks import NOT_RUN, chance_of, clean_checks, rescore
+from benchmark.pictures import write_pictures
 from benchmark.scoring import Outcome, Scorer, Settings
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import (
@@ -119,12 +121,12 @@ def store_outcome(
     alone: bool,
 ) -> Path:
     """Write what `evaluate` found as a cell of one shard."""
-    if alone:
-        attack = outcome.work[0].attack
-        suite = Suite(attack.name, (attack,))
     shard = Shard(limit=None if scorer.task.full else len(scorer.task.query))
     record = blank_record(candidate, scorer.task, scorer.settings, suite, norm, seed, alone, shard)
-    return write_outcome(results, scorer, record, outcome)
+    path = write_outcome(results, scorer, record, outcome)
+    if not alone:
+        write_pictures(results, scorer, record)
+    return path
 
 
 def write_outcome(results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome) -> Path:
@@ -208,13 +210,14 @@ def _vectors_path(results: Path, candidate: Candidate, dataset_digest: str, devi
     return results / "embeddings" / f"{candidate.digest[:20]}-{dataset_digest[:20]}-{device}.safetensors"
 
 
-def writable(results: Path) -> bool:
-    """Whether results can be written there (tried, because access bits do not tell)."""
+def require_writable(results: Path) -> None:
+    """Refuse a folder that cannot be written (tried, because access bits do not tell)."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         probe = results / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        raise UserError(
+            f"Cannot write results to {results} ({error.strerror}); choose another folder."
+        ) from error

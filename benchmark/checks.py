@@ -17,7 +17,7 @@ from attacks.budget import Budget
 from attacks.errors import UserError
 from attacks.retrieval import Gallery, Standing
 from attacks.victim import Victim
-from benchmark.scoring import Outcome, Scorer
+from benchmark.scoring import Outcome, Scorer, out_of_memory
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import Check
 
@@ -80,11 +80,15 @@ def _sample(scorer: Scorer) -> tuple[Tensor, float]:
 
 
 def _embed(scorer: Scorer, x: Tensor) -> Tensor:
-    parts = [
-        Victim(scorer.model, scorer.gallery, scorer.device).embed(part)
-        for part in x.split(max(scorer.batch, 1))
-    ]
-    return scorer.gallery.prepare(torch.cat(parts))
+    """Embed all images in one batch; where that does not fit into memory, in the run's batches."""
+    victim = Victim(scorer.model, scorer.gallery, scorer.device)
+    try:
+        vectors = victim.embed(x)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        vectors = torch.cat([victim.embed(part) for part in x.split(scorer.batch)])
+    return scorer.gallery.prepare(vectors)
 
 
 def _collapse(scorer: Scorer) -> Check:

@@ -14,6 +14,7 @@ from attacks.catalogue import Suite, find_suite, suite_table
 from attacks.errors import UserError
 from attacks.victim import frozen
 from benchmark.candidate import Candidate
+from benchmark.cells import kept_rows, require_writable, store_outcome
 from benchmark.checks import require_independence
 from benchmark.metrics import CleanMetrics
 from benchmark.scoring import AttackOutcome, Outcome, Scorer, Settings
@@ -40,8 +41,8 @@ class Evaluation:
     def ranks(self, attack: str = WORST, norm: str = "linf") -> np.ndarray:
         """(1 + budgets, queries) int64: the clean rank, then the largest rank found per budget.
 
-        Adversarial ranks are censored one above the largest k; a query without a match has rank
-        G + 1 throughout and is left out of every mean.
+        Adversarial ranks are censored one above the largest k. A query without a match has the
+        clean rank G + 1 and is left out of every mean.
         """
         if norm not in self.outcomes:
             raise UserError(f"The norm {norm!r} was not evaluated; there is {', '.join(self.outcomes)}.")
@@ -117,7 +118,7 @@ def evaluate(
     module: nn.Module,
     task: RetrievalTask,
     suite: str | Sequence[str] = "standard",
-    norms: Sequence[str] = ("linf",),
+    norms: str | Sequence[str] = ("linf",),
     distance: Literal["cosine", "euclidean"] = "cosine",
     device: str | None = None,
     amp: bool = False,
@@ -144,29 +145,35 @@ def evaluate(
     >>> [round(float(share), 2) for share in result.recall(k=1)]
     [1.0, 1.0, 0.0]
     """
-    for norm in norms:
-        if norm not in task.budgets:
-            raise UserError(
-                f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
-            )
+    norms = _check_norms([norms] if isinstance(norms, str) else list(norms), task)
+    if seed < 0:
+        raise UserError(f"The seed {seed} is negative; give 0 or more.")
+    if store is not None:
+        require_writable(Path(store))
     chosen = find_suite(suite)
     alone = not (isinstance(suite, str) and suite in suite_table())
     with frozen(module):
         scorer = Scorer(module, task, distance, Settings(device, batch, amp))
         require_independence(scorer)
-        outcomes = {norm: _outcomes(scorer, chosen, norm, seed, alone) for norm in norms}
-    result = Evaluation(task, chosen, scorer.clean, outcomes)
-    if store is not None:
-        from benchmark.cells import store_outcome
+        keep = [] if store is None else kept_rows(scorer, seed).tolist()
+        parts = [Suite(attack.name, (attack,)) for attack in chosen.attacks] if alone else [chosen]
+        outcomes = {
+            norm: [scorer.run(part.attacks, norm, seed=seed, keep=keep) for part in parts] for norm in norms
+        }
+        if store is not None:
+            candidate = Candidate.of_module(module, distance)
+            for norm in norms:
+                for part, outcome in zip(parts, outcomes[norm], strict=True):
+                    store_outcome(Path(store), candidate, scorer, part, norm, seed, outcome, alone)
+    return Evaluation(task, chosen, scorer.clean, outcomes)
 
-        candidate = Candidate.of_module(module, distance)
-        for norm in norms:
-            for outcome in outcomes[norm]:
-                store_outcome(Path(store), candidate, scorer, chosen, norm, seed, outcome, alone)
-    return result
 
-
-def _outcomes(scorer: Scorer, suite: Suite, norm: str, seed: int, alone: bool) -> list[Outcome]:
-    if not alone:
-        return [scorer.run(suite.attacks, norm, seed=seed)]
-    return [scorer.run([attack], norm, seed=seed) for attack in suite.attacks]
+def _check_norms(norms: list[str], task: RetrievalTask) -> list[str]:
+    if not norms:
+        raise UserError(f"norms is empty; name at least one norm of {', '.join(task.budgets)}.")
+    for norm in norms:
+        if norm not in task.budgets:
+            raise UserError(
+                f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
+            )
+    return list(dict.fromkeys(norms))

@@ -18,7 +18,7 @@ from attacks.searches import Search
 from attacks.table import unknown
 from attacks.victim import Victim, frozen
 from benchmark.candidate import Candidate
-from benchmark.cells import blank_record, is_done, load_vectors, run_shard, save_vectors, writable
+from benchmark.cells import blank_record, is_done, load_vectors, require_writable, run_shard, save_vectors
 from benchmark.checks import require_independence
 from benchmark.pictures import write_pictures
 from benchmark.scoring import Scorer, Settings, Tick, quiet
@@ -148,8 +148,7 @@ Tasks = Sequence[RetrievalTask]
 
 def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, settings: Settings) -> Plan:
     """Look at what is there already, load each model once to know its digest, time one batch."""
-    if not writable(results):
-        raise UserError(f"Cannot write results to {results}; choose another folder with --results.")
+    require_writable(results)
     plan = Plan([], results)
     for whole in tasks:
         task = whole if spec.limit_queries is None else whole.limit(spec.limit_queries)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +40,10 @@ class Settings:
     amp: bool = False
     fold: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"The batch of {self.batch} images is empty; give 1 or more, or leave it out.")
 
     def pick_device(self) -> torch.device:
         """The device asked for, else the first there is of CUDA, MPS and the CPU."""
@@ -122,7 +127,12 @@ class Scorer:
         count = len(self.positions)
         return self._halving(
             lambda: embed_all(
-                self.model, load, count, self.device, self.batch, lambda done: self.tick("embed", done, count)
+                partial(look, self.model),
+                load,
+                count,
+                self.device,
+                self.batch,
+                lambda done: self.tick("embed", done, count),
             )
         )
 
@@ -190,7 +200,7 @@ class Scorer:
             try:
                 return work()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if self.batch == 1:
                     raise UserError(
@@ -199,7 +209,25 @@ class Scorer:
                 self.batch = max(1, self.batch // 2)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def look(model: nn.Module, x: Tensor) -> object:
+    """What the model makes of images; UserError says why it cannot take images of this shape."""
+    try:
+        return model(x)
+    except UserError:
+        raise
+    # A model may raise anything (timm asserts its size): the user needs its sentence and the shape.
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"The model fails on images of shape {tuple(x.shape[1:])} ({type(error).__name__}: {said}); "
+            "check the size and the channels that it wants."
+        ) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
 

@@ -13,7 +13,8 @@ def compare(
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="An attack, with parameters if wanted (pgd:steps=100); repeat. Default: all of `standard`, and `released`."
+            help="An attack, with parameters if wanted (pgd:steps=100); repeat. "
+            "Default: all of `standard`, and `released`."
         ),
     ] = None,
     dataset: options.Dataset = "glyphs",
@@ -35,13 +36,12 @@ def compare(
 
     Example: robustdml compare glyphs-panum2021 --attack fmn --attack pgd:steps=100 --attack released
     """
-    from leaderboard.compare_table import write_comparison
-
     from attacks.catalogue import suite_table
     from benchmark.commands.show import out as screen
     from benchmark.commands.show import progress, show_plan, show_summary
     from benchmark.grid import GridSpec, make_plan, run_plan
     from benchmark.sources import find_model, find_task
+    from leaderboard.compare_table import write_comparison
 
     attacks = attack or [*(each.name for each in suite_table()["standard"].attacks), "released"]
     spec = GridSpec(
