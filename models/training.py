@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,10 +32,18 @@ from models.recipes.base import Recipe, Step
 from models.training_settings import OPTIMIZERS, Settings
 from models.validation import Validation, split_classes
 
-__all__ = ["Settings", "Trained", "seeded", "train"]
+__all__ = ["Images", "Settings", "Trained", "seeded", "train"]
 
 Augment = Callable[[Tensor], Tensor]
 Weights = dict[str, Tensor]
+
+
+class Images(Protocol):
+    """Random access to images, each (C,H,W) float32 in [0, 1]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Trained:
 
 def train(
     model: nn.Module,
-    images: Tensor | Sequence[Tensor],
+    images: Tensor | Images,
     labels: np.ndarray,
     recipe: Recipe,
     settings: Settings,
@@ -57,19 +65,22 @@ def train(
     *,
     distance: Distance = "cosine",
     augment: Augment | None = None,
+    plain: Tensor | Images | None = None,
     device: str = "cpu",
     quiet: bool = False,
 ) -> Trained:
     """Train `model` in place and leave it in evaluation mode with the chosen weights.
 
     `model` maps (B,C,H,W) float32 in [0, 1] to (B,D); `images` is a tensor (N,C,H,W), or anything that
-    is indexed by position and gives (C,H,W); `labels` (N,) int64. `augment` changes a batch of images
-    and draws from torch's own generator. `folder` receives `snapshot.pt` after every epoch, from which
+    is indexed by position and gives (C,H,W); `labels` (N,) int64. `augment` changes a batch of images;
+    it and `images` may draw from torch's own generator. `plain` is what validation sees instead of
+    `images`, where those come in random crops. `folder` receives `snapshot.pt` after every epoch, from which
     the same call goes on, and `metrics.csv`. Raises UserError for settings that do not fit the data, a
     snapshot of another training, and a loss that is no number.
     """
-    loop = _Loop(model.to(device), images, np.asarray(labels), recipe.to(device), settings, distance, device)
+    loop = _Loop(model.to(device), images, np.asarray(labels), recipe.to(device), settings, device)
     loop.augment, loop.folder = augment, folder
+    loop.validate_on(images if plain is None else plain, distance)
     return loop.run(quiet)
 
 
@@ -98,21 +109,19 @@ class _Loop:
     def __init__(
         self,
         model: nn.Module,
-        images: Tensor | Sequence[Tensor],
+        images: Tensor | Images,
         labels: np.ndarray,
         recipe: Recipe,
         settings: Settings,
-        distance: Distance,
         device: str,
     ) -> None:
         # Convolutions on a CPU, and on tensor cores, are up to twice as fast in this order.
         self.model = model.to(memory_format=torch.channels_last)
         self.images, self.labels = images, labels
         self.recipe, self.settings, self.device = recipe, settings, device
-        self.rows, held = split_classes(labels, settings.held_out, settings.seed)
+        self.rows, self.held = split_classes(labels, settings.held_out, settings.seed)
         self.batch = settings.batch_for(len(np.unique(labels[self.rows])))
         self.steps = settings.steps or max(1, len(self.rows) // self.batch)
-        self.validation = Validation(self._load, held, labels[held], distance, recipe.budget, device)
         parameters = [*model.parameters(), *recipe.parameters()]
         kind: Any = OPTIMIZERS[settings.optimizer]
         self.optimizer = kind(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
@@ -120,6 +129,16 @@ class _Loop:
         self.epoch, self.best_epoch, self.best_score = 0, 0, -math.inf
         self.best: Weights = {}
         self.history: list[dict[str, float]] = []
+
+    def validate_on(self, images: Tensor | Images, distance: Distance) -> None:
+        self.validation = Validation(
+            lambda positions: _fetch(images, positions),
+            self.held,
+            self.labels[self.held],
+            distance,
+            self.recipe.budget,
+            self.device,
+        )
 
     def run(self, quiet: bool) -> Trained:
         self._resume()
@@ -140,7 +159,7 @@ class _Loop:
         for step, positions in enumerate(self._batches()):
             losses.append(self._step(self.epoch * self.steps + step, positions))
             tick()
-        scores = self.validation.score(self.average) if len(self.validation.positions) else {}
+        scores = self.validation.score(self.average) if len(self.held) else {}
         self.epoch += 1
         # The mean of clean and adversarial recall: either alone can be had for nothing.
         score = sum(scores.values()) / len(scores) if scores else float(self.epoch)
@@ -178,7 +197,7 @@ class _Loop:
         return float(loss.detach())
 
     def _about(self, positions: list[int], done: float, number: int) -> Step:
-        images = self._load(positions)
+        images = _fetch(self.images, positions)
         images = self.augment(images) if self.augment else images
         labels = torch.from_numpy(self.labels[positions]).to(self.device)
         seed = noise.key(self.settings.seed, "step", number)
@@ -191,11 +210,6 @@ class _Loop:
         if not torch.isfinite(vectors).all():
             raise UserError("The model embeds images as NaN or infinity; lower the learning rate.")
         return vectors
-
-    def _load(self, positions: Sequence[int]) -> Tensor:
-        if isinstance(self.images, Tensor):
-            return self.images[list(positions)]
-        return torch.stack([self.images[position] for position in positions])
 
     def _training_mode(self) -> None:
         self.model.train()
@@ -239,6 +253,12 @@ class _Loop:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+
+def _fetch(images: Tensor | Images, positions: Sequence[int]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images[list(positions)]
+    return torch.stack([images[position] for position in positions])
 
 
 @torch.no_grad()
