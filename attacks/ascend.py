@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.budget import Budget
-from attacks.searches import Search
+from attacks.searches import Look, Search
 
 
 def ascend(
@@ -38,5 +38,5 @@ def ascend(
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
             gradient = gradient.nan_to_num(0.0)[:, None]
         clock = torch.full((len(x),), t, device=x.device)
-        state = search.step(state, budget, value.detach()[:, None], gradient, clock, still)
+        state = search.step(state, budget, Look(value.detach()[:, None], gradient, clock, still))
     return state.point.detach()

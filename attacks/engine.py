@@ -20,7 +20,7 @@ from attacks.budget import Budget
 from attacks.objectives import Scene
 from attacks.record import Record
 from attacks.retrieval import Marks, Standing
-from attacks.searches import Search, State, join, keep
+from attacks.searches import Look, Search, State, join, keep
 from attacks.victim import Victim
 
 
@@ -204,8 +204,8 @@ class _Pool:
             (full,) = torch.autograd.grad(loss.sum(), leaf)
             gradient = full[: len(rows)].nan_to_num(0.0).unflatten(0, (-1, probes))
         losses = loss.detach().unflatten(0, (-1, probes))
-        t, moved = self._tensor(self.t), self._tensor(changed)
-        self.state = self.search.step(state, self.stage.budget, losses, gradient, t, moved)
+        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed))
+        self.state = self.search.step(state, self.stage.budget, look)
         self.t += 1
         self._leave()
 

@@ -52,6 +52,27 @@ def join(state: S, new: S) -> S:
     )
 
 
+@dataclass
+class Look:
+    """What an evaluation of `state.x` found, one entry per row.
+
+    `loss` (rows, probes) and `gradient` (rows, probes, C, H, W), None for a search that needs none;
+    `t` (rows,) counts a row's steps since its aim last moved, 0 at the first; `changed` (rows,)
+    marks rows whose aim has just moved, whose running bests mean nothing any more.
+    """
+
+    loss: Tensor
+    gradient: Tensor | None
+    t: Tensor
+    changed: Tensor
+
+    @property
+    def slope(self) -> Tensor:
+        """The gradient of a search with one probe, (rows, C, H, W)."""
+        assert self.gradient is not None
+        return self.gradient[:, 0]
+
+
 @dataclass(frozen=True)
 class Search(ABC):
     """The base of all stepped searches; `steps` is T, the evaluations that a row gets per aim.
@@ -73,26 +94,19 @@ class Search(ABC):
         """The state of fresh rows: `x` (rows, C, H, W) clean images, noise keyed by (seed, id)."""
 
     @abstractmethod
-    def step(
-        self,
-        state: State,
-        budget: Budget,
-        loss: Tensor,
-        gradient: Tensor | None,
-        t: Tensor,
-        changed: Tensor,
-    ) -> State:
-        """Move on from an evaluation.
-
-        `loss` (rows, probes) and `gradient` (rows, probes, C, H, W) belong to `state.x`; `t` (rows,)
-        counts a row's steps since its aim last moved (0 at the first); `changed` (rows,) marks rows
-        whose aim has just moved, whose running bests mean nothing any more.
-        """
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        """Move on from an evaluation of `state.x`; the engine has kept what it found."""
 
 
 def begin(x: Tensor, budget: Budget) -> State:
     """The plain state: one probe at the clean image."""
     return State(x[:, None].clone(), x.clone(), budget.radii(x))
+
+
+def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:
+    """Step up `slope` by `length` (rows,), in place, and back into the ball and the box."""
+    state.point.add_(spread(length, slope) * budget.ascent(slope))
+    budget.project(state.point, state.origin, state.radii)
 
 
 def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int, stream: int = 0) -> Tensor:
@@ -117,23 +131,14 @@ class Noise(Search):
             scatter(x, budget, ids, seed)[:, None],
             x.clone(),
             budget.radii(x),
-            torch.tensor(ids),
-            torch.full((len(x),), seed),
+            torch.tensor(ids, device=x.device),
+            torch.full((len(x),), seed, device=x.device),
         )
 
-    def step(
-        self,
-        state: State,
-        budget: Budget,
-        loss: Tensor,
-        gradient: Tensor | None,
-        t: Tensor,
-        changed: Tensor,
-    ) -> State:
+    def step(self, state: State, budget: Budget, look: Look) -> State:
         assert isinstance(state, _NoiseState)
-        for row, (own, seed, turn) in enumerate(
-            zip(state.ids.tolist(), state.seeds.tolist(), t.tolist(), strict=True)
-        ):
+        keys = zip(state.ids.tolist(), state.seeds.tolist(), look.t.tolist(), strict=True)
+        for row, (own, seed, turn) in enumerate(keys):
             place = slice(row, row + 1)
             state.x[place, 0] = scatter(state.origin[place], budget, [own], seed, turn + 1)
         return state
@@ -165,19 +170,8 @@ class FGSM(Search):
             state.x[:, 0] += self.random_start * (far - x)
         return state
 
-    def step(
-        self,
-        state: State,
-        budget: Budget,
-        loss: Tensor,
-        gradient: Tensor | None,
-        t: Tensor,
-        changed: Tensor,
-    ) -> State:
-        assert gradient is not None
-        length = spread(state.radii, state.point) * (1 - self.random_start)
-        state.point.add_(length * budget.ascent(gradient[:, 0]))
-        budget.project(state.point, state.origin, state.radii)
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        climb(state, budget, look.slope, state.radii * (1 - self.random_start))
         return state
 
 
@@ -200,20 +194,9 @@ class PGD(Search):
         state.x[:, 0] = scatter(x, budget, ids, seed)
         return state
 
-    def step(
-        self,
-        state: State,
-        budget: Budget,
-        loss: Tensor,
-        gradient: Tensor | None,
-        t: Tensor,
-        changed: Tensor,
-    ) -> State:
-        assert gradient is not None
-        pace = 1 + torch.cos(math.pi * (t + 0.5) / self.steps) if self.decay else torch.ones_like(t)
-        length = spread(state.radii * (self.stride / self.steps) * pace, state.point)
-        state.point.add_(length * budget.ascent(gradient[:, 0]))
-        budget.project(state.point, state.origin, state.radii)
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        pace = 1 + torch.cos(math.pi * (look.t + 0.5) / self.steps) if self.decay else 1.0
+        climb(state, budget, look.slope, state.radii * (self.stride / self.steps) * pace)
         return state
 
 
@@ -249,32 +232,20 @@ class FMN(Search):
         plain = begin(x, budget)
         return _FMNState(plain.x, plain.origin, plain.radii, torch.full_like(plain.radii, torch.inf))
 
-    def step(
-        self,
-        state: State,
-        budget: Budget,
-        loss: Tensor,
-        gradient: Tensor | None,
-        t: Tensor,
-        changed: Tensor,
-    ) -> State:
-        assert gradient is not None and isinstance(state, _FMNState)
-        loss, gradient, x = loss[:, 0], gradient[:, 0], state.point
-        state.best = torch.where(changed, torch.inf, state.best)
-        size = budget.size(x, state.origin).float()
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        assert isinstance(state, _FMNState)
+        loss, slope = look.loss[:, 0], look.slope
+        size = budget.size(state.point, state.origin).float()
         broken = loss >= 0
-        state.best = torch.where(broken, torch.minimum(state.best, size), state.best)
-        decay = 0.5 * (1 + torch.cos(math.pi * t / self.steps))
+        best = torch.where(look.changed, torch.inf, state.best)
+        state.best = torch.where(broken, torch.minimum(best, size), best)
+        decay = 0.5 * (1 + torch.cos(math.pi * look.t / self.steps))
         shrink = self.factor[1] + (self.factor[0] - self.factor[1]) * decay
         # A little beyond the linear estimate: aimed at zero itself, the loss may creep up to it from
         # below for ever.
-        crossing = (size - loss / budget.dual(gradient).clamp_min(1e-12)) * (1 + shrink)
-        state.radii = torch.where(
-            broken,
-            torch.minimum(state.radii * (1 - shrink), state.best * (1 - shrink)),
-            torch.where(state.best.isinf(), crossing, state.radii * (1 + shrink)),
-        ).clamp(0, budget.eps)
-        length = state.radii * (self.last + (self.stride - self.last) * decay)
-        x.add_(spread(length, x) * budget.ascent(gradient))
-        budget.project(x, state.origin, state.radii)
+        crossing = (size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)
+        inside = torch.minimum(state.radii, state.best) * (1 - shrink)
+        outside = torch.where(state.best.isinf(), crossing, state.radii * (1 + shrink))
+        state.radii = torch.where(broken, inside, outside).clamp(0, budget.eps)
+        climb(state, budget, slope, state.radii * (self.last + (self.stride - self.last) * decay))
         return state

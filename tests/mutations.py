@@ -54,7 +54,8 @@ MUTATIONS = (
         "trap 5: targets chosen once and never again",
         "attacks/engine.py",
         "        standing = self.of.stand(rows, prepared.detach())\n",
-        "        standing = self._once = getattr(self, '_once', None) or self.of.stand(rows, prepared.detach())\n",
+        "        self._once = getattr(self, '_once', None) or self.of.stand(rows, prepared.detach())\n"
+        "        standing = self._once\n",
         ENGINE,
     ),
     Mutation(
@@ -103,12 +104,8 @@ MUTATIONS = (
     Mutation(
         "trap 12: a random start used for the gradient and then dropped",
         "attacks/searches.py",
-        "        state.point.add_(length * budget.ascent(gradient[:, 0]))\n"
-        "        budget.project(state.point, state.origin, state.radii)\n"
-        "        return state\n\n\n@dataclass\nclass _FMNState",
-        "        state.point.copy_(state.origin + length * budget.ascent(gradient[:, 0]))\n"
-        "        budget.project(state.point, state.origin, state.radii)\n"
-        "        return state\n\n\n@dataclass\nclass _FMNState",
+        "    state.point.add_(spread(length, slope) * budget.ascent(slope))\n",
+        "    state.point.copy_(state.origin + spread(length, slope) * budget.ascent(slope))\n",
         ENGINE,
     ),
     Mutation(
@@ -171,14 +168,15 @@ MUTATIONS = (
         "noise keyed by the place in the batch",
         "attacks/noise.py",
         "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]\n",
-        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i, _ in enumerate(ids)]\n",
+        "    ids = range(len(like))\n"
+        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]\n",
         LAWS,
     ),
     Mutation(
         "the min-norm search stops short of the boundary",
         "attacks/searches.py",
-        "(size - loss / budget.dual(gradient).clamp_min(1e-12)) * (1 + shrink)",
-        "(size - loss / budget.dual(gradient).clamp_min(1e-12)) * 0.97",
+        "(size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)",
+        "(size - loss / budget.dual(slope).clamp_min(1e-12)) * 0.97",
         ORACLE,
     ),
     Mutation(

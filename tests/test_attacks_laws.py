@@ -12,7 +12,7 @@ from attacks.attack import Attack
 from attacks.budget import NORMS, Budget
 from attacks.catalogue import attack_table
 from attacks.engine import Run
-from attacks.searches import Search, State
+from attacks.searches import Look, Search, State
 from tests.worlds import World, noisy_world
 
 RADII = {"linf": ["0.02", "0.05", "0.1"], "l2": ["0.1", "0.3", "0.6"]}
@@ -54,9 +54,9 @@ class Spy(Search):
         self.check(state, x, budget)
         return state
 
-    def step(self, state: State, budget: Budget, *rest: Any) -> State:
+    def step(self, state: State, budget: Budget, look: Look) -> State:
         origin = state.origin.clone()
-        after = self.inner.step(state, budget, *rest)
+        after = self.inner.step(state, budget, look)
         assert torch.equal(after.origin, origin), "a step moved the origin"
         self.check(after, origin, budget)
         return after

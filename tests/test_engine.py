@@ -15,7 +15,7 @@ from attacks.errors import UserError
 from attacks.lean import lean_model
 from attacks.objectives import Drift, Margin, Objective, Push, Scene
 from attacks.record import Record
-from attacks.searches import PGD, Search, State, begin
+from attacks.searches import PGD, Look, Search, State, begin
 from attacks.victim import frozen
 from tests.worlds import noisy_world
 
@@ -32,8 +32,8 @@ class Script(Search):
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         return begin(x, budget)
 
-    def step(self, state: State, budget: Budget, loss: Tensor, gradient: Tensor | None, t: Tensor, changed: Tensor) -> State:  # fmt: skip
-        move = torch.tensor(self.moves)[t.clamp_max(len(self.moves) - 1)]
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        move = torch.tensor(self.moves)[look.t.clamp_max(len(self.moves) - 1)]
         state.point.copy_(state.origin)
         state.point[:, 0, 0, 0] += move
         return state
@@ -158,7 +158,7 @@ def test_pgd_follows_the_gradient_from_its_random_start() -> None:
     assert (start - x).abs().max() > 0.05
     gradient = torch.ones_like(state.x)
     zero, still = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
-    moved = search.step(state, budget, torch.zeros(1, 1), gradient, zero, still).point
+    moved = search.step(state, budget, Look(torch.zeros(1, 1), gradient, zero, still)).point
     expected = (start + 0.1 * 6 / 10 * (1 + np.cos(np.pi * 0.05))).clamp(0.4, 0.6)
     torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0)
 
@@ -214,12 +214,12 @@ def test_objectives_by_hand() -> None:
         )
         # Match at 0, impostor at 0.3: -(0.1)^2 + (0.2)^2; its slope along x is 2 * 0.3.
         margin = Margin()(scene)
-        assert float(margin) == pytest.approx(0.03 - gallery.tau, abs=1e-6)
+        assert margin.item() == pytest.approx(0.03 - gallery.tau, abs=1e-6)
         assert float(torch.autograd.grad(margin.sum(), x, retain_graph=True)[0]) == pytest.approx(
             0.6, abs=1e-5
         )
-        assert float(Push()(scene)) == pytest.approx(0.04, abs=1e-6)
-        assert float(Drift()(scene)) == pytest.approx(0.01, abs=1e-6)
+        assert Push()(scene).item() == pytest.approx(0.04, abs=1e-6)
+        assert Drift()(scene).item() == pytest.approx(0.01, abs=1e-6)
 
 
 @dataclass(frozen=True)
