@@ -23,6 +23,7 @@ from leaderboard.records import Check
 
 _SAMPLE = 64
 _MOST_TWINS = 2000
+_DECIDED = 512
 NOT_RUN = (
     "gradient at a random start",
     "R@1 at L-inf 0.5",
@@ -35,13 +36,14 @@ NOT_RUN = (
 
 @lru_cache(maxsize=1)  # one scorer serves many shards
 def clean_checks(scorer: Scorer) -> list[Check]:
-    """Checks of the clean embeddings: repeatability and the collapse gate."""
+    """Checks of the clean embeddings: repeatability, the collapse gate and the resolution."""
     vectors = scorer.gallery.vectors
     return [
         repeats(scorer),
         _collapse(scorer),
         _rank_check(effective_rank(vectors)),
         _twins(scorer),
+        resolution(scorer),
         _cosine(scorer.gallery),
     ]
 
@@ -141,6 +143,24 @@ def _twins(scorer: Scorer) -> Check:
         "block",
         f"{100 * share:.2f} % of the images share an embedding with another (at most 1 %)",
     )
+
+
+def resolution(scorer: Scorer) -> Check:
+    """Few clean queries may be decided by less than ten times tau, the lead that a claim needs.
+
+    Embeddings squeezed together (a large constant added to all of them is enough) leave every lead
+    below tau: nothing could be claimed, and the model would seem robust at every budget.
+    """
+    able = np.flatnonzero(scorer.clean.matches)
+    rows = able[:: max(1, len(able) // _DECIDED)]
+    gallery, queries = scorer.gallery, scorer.queries
+    places = torch.from_numpy(rows).to(scorer.device)
+    marks = gallery.marks(queries.labels[rows], queries.ids[rows])
+    standing = Standing(gallery, gallery.prepare(queries.vectors[places]), marks)
+    lead = (standing.impostors(1)[0][:, 0] - standing.match).abs()
+    share = float((lead <= 10 * gallery.tau).double().mean())
+    message = f"{100 * share:.1f} % of the queries are decided by less than 10 tau (at most 5 %)"
+    return _check("resolution", share > 0.05, "block", message)
 
 
 def _cosine(gallery: Gallery) -> Check:
