@@ -45,7 +45,9 @@ class Candidate:
 
 def _digest(module: nn.Module, distance: str) -> str:
     total = hashlib.sha256(f"{distance}\n{module!r}".encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    # Not the state dict: it leaves out buffers that are not persistent (a mean, a deviation).
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()
         total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         total.update(value.flatten().view(torch.uint8).numpy().data)

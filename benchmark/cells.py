@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from attacks.catalogue import Suite
 from attacks.errors import UserError
 from benchmark.candidate import Candidate
 from benchmark.checks import NOT_RUN, chance_of, clean_checks, rescore
-from benchmark.pictures import write_pictures
-from benchmark.scoring import Outcome, Scorer, Settings
+from benchmark.pictures import kept_path, write_pictures
+from benchmark.scoring import Outcome, Scorer, Settings, positions_of
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import (
     BrokenRecord,
@@ -182,28 +183,41 @@ def _write_kept(results: Path, scorer: Scorer, record: CellRecord, outcome: Outc
             "rank": torch.from_numpy(outcome.record.rank[outcome.record.keep_at, list(kept)]),
         }
     )
-    name = f"{record.shard.index:04d}-of-{record.shard.count:04d}.safetensors"
-    write_atomic(results / "kept" / record.key / name, content)
+    write_atomic(kept_path(results, record), content)
     return (hashlib.sha256(content).hexdigest(),)
 
 
-def load_vectors(
-    results: Path, candidate: Candidate, dataset_digest: str, device: str
-) -> torch.Tensor | None:
-    """Embeddings of an earlier run of the same weights on the same images; None if there are none."""
-    path = _vectors_path(results, candidate, dataset_digest, device)
+def load_vectors(results: Path, candidate: Candidate, task: RetrievalTask, device: str) -> Tensor | None:
+    """Embeddings of an earlier run of the same weights on the same images; None if there are none.
+
+    Whatever does not match its digest, comes from another torch, or lacks an image of this task (as
+    after a run on some queries of a task with a gallery of its own) is no loss: it is computed again.
+    """
+    path = _vectors_path(results, candidate, task.digest, device)
     try:
-        return safetensors.torch.load_file(path)["vectors"]
-    # A damaged cache is no loss: it is computed again.
-    except (OSError, KeyError, safetensors.SafetensorError):
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            vectors, positions = file.get_tensor("vectors"), file.get_tensor("positions")
+    except (OSError, safetensors.SafetensorError):
         return None
+    if about != _about_vectors(vectors, positions):
+        return None
+    wanted = torch.from_numpy(positions_of(task))
+    at = torch.searchsorted(positions, wanted).clamp_max(len(positions) - 1)
+    return vectors[at] if torch.equal(positions[at], wanted) else None
 
 
-def save_vectors(results: Path, candidate: Candidate, dataset_digest: str, scorer: Scorer) -> None:
+def save_vectors(results: Path, candidate: Candidate, scorer: Scorer) -> None:
     """Keep embeddings for the next run, keyed by the contents of weights and images."""
-    path = _vectors_path(results, candidate, dataset_digest, scorer.device.type)
-    if not path.exists():
-        write_atomic(path, safetensors.torch.save({"vectors": scorer.vectors.cpu().contiguous()}))
+    path = _vectors_path(results, candidate, scorer.task.digest, scorer.device.type)
+    vectors, positions = scorer.vectors.cpu().contiguous(), torch.from_numpy(scorer.positions)
+    content = {"vectors": vectors, "positions": positions}
+    write_atomic(path, safetensors.torch.save(content, _about_vectors(vectors, positions)))
+
+
+def _about_vectors(vectors: Tensor, positions: Tensor) -> dict[str, str]:
+    total = hashlib.sha256(positions.numpy().tobytes() + vectors.numpy().tobytes())
+    return {"sha256": total.hexdigest(), "torch": torch.__version__}
 
 
 def _vectors_path(results: Path, candidate: Candidate, dataset_digest: str, device: str) -> Path:

@@ -9,26 +9,28 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.catalogue import Suite, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.searches import Search
 from attacks.table import unknown
-from attacks.victim import Victim, frozen
+from attacks.victim import check_output, frozen
 from benchmark.candidate import Candidate
 from benchmark.cells import blank_record, is_done, load_vectors, require_writable, run_shard, save_vectors
 from benchmark.checks import require_independence
-from benchmark.pictures import write_pictures
-from benchmark.scoring import Scorer, Settings, Tick, quiet
+from benchmark.pictures import kept_path, pictures_path, write_pictures
+from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
 
 SHARD = 1024
 """Queries per record file: what an interruption can cost."""
 
-Names = Annotated[list[str], Field(min_length=1)]
+Distinct = AfterValidator(lambda names: list(dict.fromkeys(names)))
+Names = Annotated[list[str], Field(min_length=1), Distinct]
 
 
 class GridSpec(BaseModel):
@@ -42,7 +44,7 @@ class GridSpec(BaseModel):
     models: Names
     datasets: Names = ["glyphs"]
     suites: Names = ["standard"]
-    norms: list[str] = []
+    norms: Annotated[list[str], Distinct] = []
     seed: int = Field(0, ge=0)
     limit_queries: int | None = Field(None, ge=1)
     shard_size: int = Field(SHARD, ge=1)
@@ -111,10 +113,11 @@ class Pairing:
 
 @dataclass
 class Plan:
-    """What will run, and at most at what cost."""
+    """What will run, and at most at what cost; `failures`: what cannot run, one sentence each."""
 
     pairings: list[Pairing]
     results: Path
+    failures: list[str] = field(default_factory=list)
 
     @property
     def most_passes(self) -> int:
@@ -147,18 +150,26 @@ Tasks = Sequence[RetrievalTask]
 
 
 def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, settings: Settings) -> Plan:
-    """Look at what is there already, load each model once to know its digest, time one batch."""
+    """Look at what is there already, load each model once to know its digest, time one batch.
+
+    A model that cannot be loaded or run is named in the plan's failures, and the others stay.
+    """
     require_writable(results)
     plan = Plan([], results)
     for whole in tasks:
         task = whole if spec.limit_queries is None else whole.limit(spec.limit_queries)
+        cells = list(_cells(spec, task))
         for name, load in models:
-            candidate = load()
-            jobs = [_job(spec, candidate, task, results, settings, *at) for at in _cells(spec, task)]
-            pairing = Pairing(name, task, load, jobs)
-            if pairing.most_passes:
-                pairing.seconds_per_pass = seconds_per_pass(candidate, task, settings)
-            plan.pairings.append(pairing)
+            try:
+                candidate = load()
+                jobs = [_job(spec, candidate, task, results, settings, *cell) for cell in cells]
+                pairing = Pairing(name, task, load, jobs)
+                if pairing.most_passes:
+                    pairing.seconds_per_pass = seconds_per_pass(candidate, task, settings)
+            except UserError as error:
+                plan.failures.append(f"{name} on {task.name}: {error}")
+            else:
+                plan.pairings.append(pairing)
     return plan
 
 
@@ -203,19 +214,28 @@ def _job(
 
 def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settings) -> float:
     """Time forward and backward of one image, from the second of two batches of the task's images."""
-    batch, device = settings.pick_batch(), settings.pick_device()
-    x = task.load(task.query[np.arange(batch) % len(task.query)]).to(device)
-    with frozen(candidate.module.to(device)) as module:
-        # The gallery plays no part in the time of a pass.
-        victim = Victim(module, None, device, amp=settings.amp)  # type: ignore[arg-type]
+    device = settings.pick_device()
+
+    def go(batch: int) -> float:
+        x = task.load(task.query[np.arange(batch) % len(task.query)]).to(device)
         for _ in range(2):
             start = time.perf_counter()
-            leaf, vectors = victim.probe(x, True)
-            torch.autograd.grad(vectors.sum(), leaf)
+            _pass(module, x, settings.amp)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - start
-    return seconds / batch
+        return (time.perf_counter() - start) / batch
+
+    with frozen(candidate.module.to(device)) as module:
+        return halving(go, settings.pick_batch())
+
+
+def _pass(module: nn.Module, x: Tensor, amp: bool) -> None:
+    x = x.clone().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        vectors = check_output(look(module, x), len(x))
+    # A model without a gradient can be shown to attacks that need none.
+    if vectors.requires_grad:
+        torch.autograd.grad(vectors.sum(), x)
 
 
 def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
@@ -223,10 +243,10 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
 
     Finished shards stay whatever happens later; running the same plan again continues.
     """
-    summary = Summary()
+    summary = Summary(failures=list(plan.failures))
     for pairing in plan.pairings:
         summary.records += [record for job in pairing.jobs for record in job.records]
-        if any(job.missing for job in pairing.jobs):
+        if any(job.missing or _lacks_pictures(plan.results, job) for job in pairing.jobs):
             try:
                 _run_pairing(pairing, plan.results, settings, tick, summary)
             except UserError as error:
@@ -238,14 +258,21 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
     candidate, task = pairing.load(), pairing.task
     device = settings.pick_device().type
     with frozen(candidate.module) as module:
-        known = load_vectors(results, candidate, task.digest, device)
+        known = load_vectors(results, candidate, task, device)
         scorer = Scorer(module, task, candidate.distance, settings, known, tick)
         if known is None:
             require_independence(scorer)
-            save_vectors(results, candidate, task.digest, scorer)
+            save_vectors(results, candidate, scorer)
         for job in pairing.jobs:
             for record, rows in job.missing:
                 tick(f"{pairing.name} {job.norm} {job.suite.name}", record.shard.index, record.shard.count)
                 summary.written.append(run_shard(results, scorer, job.suite, record, rows))
-            if job.missing and not job.records[0].suite.alone:
+            if (job.missing and not job.records[0].suite.alone) or _lacks_pictures(results, job):
                 write_pictures(results, scorer, job.records[0])
+
+
+def _lacks_pictures(results: Path, job: Job) -> bool:
+    """Whether a run was stopped between the last shard of a cell and its pictures."""
+    record = job.records[0]
+    kept = not record.suite.alone and kept_path(results, record).parent.exists()
+    return kept and not pictures_path(results, record).exists()

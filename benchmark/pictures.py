@@ -15,11 +15,13 @@ SHOWN, TOP = 4, 5
 
 
 def write_pictures(results: Path, scorer: Scorer, record: CellRecord) -> Path | None:
-    """Save examples of a finished cell from its kept images; None if nothing was broken.
+    """Save examples of a finished cell from its kept images; None if there is nothing to show.
 
     Shown are the first kept queries (a seeded choice) that were right clean and wrong perturbed at
     the headline budget.
     """
+    if scorer.task.shape[0] not in (1, 3):
+        return None
     rows, adversarial = _kept(results, scorer, record)
     right = np.flatnonzero(scorer.clean.rank[rows] == 1)[:SHOWN]
     if not len(right):
@@ -45,27 +47,40 @@ def write_pictures(results: Path, scorer: Scorer, record: CellRecord) -> Path | 
         **_found(scorer, rows, scorer.queries.vectors[torch.from_numpy(rows).to(scorer.device)], "before"),
         **_found(scorer, rows, after, "after"),
     )
-    name = "-".join(map(safe_name, (record.model.name, task.name, record.norm)))
-    path = results / "examples" / f"{name}.npz"
+    path = pictures_path(results, record)
     save_examples(path, examples)
     return path
+
+
+def pictures_path(results: Path, record: CellRecord) -> Path:
+    """Where the examples of a model, a dataset and a norm live."""
+    name = "-".join(map(safe_name, (record.model.name, record.dataset.name, record.norm)))
+    return results / "examples" / f"{name}.npz"
+
+
+def kept_path(results: Path, record: CellRecord) -> Path:
+    """Where the perturbed images of a shard live."""
+    name = f"{record.shard.index:04d}-of-{record.shard.count:04d}.safetensors"
+    return results / "kept" / record.key / name
 
 
 def _kept(results: Path, scorer: Scorer, record: CellRecord) -> tuple[np.ndarray, Tensor]:
     """The kept perturbed images of a cell and the rows (places in the task's queries) they belong to."""
     place = {int(query): row for row, query in enumerate(scorer.task.ids[scorer.task.query])}
-    rows: list[int] = []
-    images: list[Tensor] = []
-    for path in sorted((results / "kept" / record.key).glob("*.safetensors")):
-        stored = safetensors.torch.load_file(path)
+    found: dict[int, Tensor] = {}  # by row: two ways to cut a cell into shards keep the same images
+    for path in sorted(kept_path(results, record).parent.glob("*.safetensors")):
+        try:
+            stored = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError:
+            # Pictures are no result: what is damaged is left out.
+            continue
         for query, image, rank in zip(
             stored["query"].tolist(), stored["x"], stored["rank"].tolist(), strict=True
         ):
             if rank > 1:
-                rows.append(place[query])
-                images.append(image)
+                found[place[query]] = image
     empty = torch.empty((0, *scorer.task.shape))
-    return np.array(rows, np.int64), torch.stack(images) if images else empty
+    return np.array(list(found), np.int64), torch.stack(list(found.values())) if found else empty
 
 
 def _found(scorer: Scorer, rows: np.ndarray, vectors: Tensor, when: str) -> dict[str, np.ndarray]:

@@ -110,7 +110,7 @@ class Scorer:
         self.device, self.batch = self.settings.pick_device(), self.settings.pick_batch()
         self.model = model.to(self.device)
         self.tick = tick
-        self.positions = np.union1d(task.query, task.gallery)
+        self.positions = positions_of(task)
         self.vectors = (self._embed() if vectors is None else vectors).to(self.device)
         self.gallery = Gallery(self._embedded(task.gallery), distance)
         self.queries = self._embedded(task.query)
@@ -196,17 +196,31 @@ class Scorer:
         return Run(victim, queries, outcome.record, seed, self.batch, _Counter(self.tick, attack.name))
 
     def _halving(self, work: Callable[[], T]) -> T:
-        while True:
-            try:
-                return work()
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                if self.batch == 1:
-                    raise UserError(
-                        "Not even one image at a time fits into memory; use a smaller model."
-                    ) from error
-                self.batch = max(1, self.batch // 2)
+        def go(batch: int) -> T:
+            self.batch = batch
+            return work()
+
+        return halving(go, self.batch)
+
+
+def positions_of(task: RetrievalTask) -> np.ndarray:
+    """The images that a task needs embedded, as ascending positions: (N,) int64."""
+    return np.union1d(task.query, task.gallery)
+
+
+def halving(work: Callable[[int], T], batch: int) -> T:
+    """Do `work(batch)`, again with half the batch for as long as memory runs out."""
+    while True:
+        try:
+            return work(batch)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if batch == 1:
+                raise UserError(
+                    "Not even one image at a time fits into memory; use a smaller model."
+                ) from error
+        batch //= 2
 
 
 def look(model: nn.Module, x: Tensor) -> object:

@@ -168,7 +168,8 @@ def score(
         code = show_summary(run_plan(plan, settings, tick))
     if code:
         return code
-    if submission.checkpoint is not None and not submission.code and not submission.allow_partial:
+    external = submission.spec.arch == "external"
+    if submission.checkpoint is not None and not external and not submission.allow_partial:
         # Only what loads again by itself: `run` and `compare` then know it by name.
         save_submitted(results, submission.spec)
     _finish(plan, results)

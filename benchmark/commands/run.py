@@ -38,7 +38,7 @@ def run(
     """
     from attacks.errors import UserError
     from benchmark.commands.show import progress, show_plan, show_summary
-    from benchmark.grid import GridSpec, make_plan, read_grid, run_plan
+    from benchmark.grid import GridSpec, Summary, make_plan, read_grid, run_plan
     from benchmark.sources import find_model, find_task
 
     given = {
@@ -64,6 +64,6 @@ def run(
         plan = make_plan(spec, models, tasks, results, settings)
     show_plan(plan)
     if plan_only:
-        return 0
+        return show_summary(Summary(failures=plan.failures))
     with progress() as tick:
         return show_summary(run_plan(plan, settings, tick))

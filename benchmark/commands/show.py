@@ -25,7 +25,9 @@ out = Console()
 
 
 def show_plan(plan: "Plan") -> None:
-    """What will run, on what, and at most at what cost."""
+    """What will run, on what, and at most at what cost; nothing where nothing can run."""
+    if not plan.pairings:
+        return
     table = Table(title="Plan", title_justify="left")
     columns = ("model", "data set", "queries", "gallery", "norms", "suites", "shards", "passes, at most")
     for column in columns:

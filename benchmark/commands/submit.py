@@ -152,6 +152,7 @@ def submit(
 
 def _in_child(results: Path) -> int | None:
     """Run this very command again, contained; None where this process is the child already."""
+    from attacks.errors import UserError
     from models import trusted
 
     if trusted.in_child():
@@ -159,7 +160,13 @@ def _in_child(results: Path) -> int | None:
     results.mkdir(parents=True, exist_ok=True)
     root = os.environ.get("ROBUSTDML_DATA") or str(_data_home())
     command = [sys.executable, "-P", "-m", "benchmark", *sys.argv[1:]]
-    return trusted.run_in_child(command, env={"ROBUSTDML_DATA": root})
+    code = trusted.run_in_child(command, env={"ROBUSTDML_DATA": root})
+    if code < 0:
+        raise UserError(
+            f"The trusted code was ended by signal {-code}; "
+            "9 is what the system sends when memory runs out, 11 a crash of native code."
+        )
+    return code
 
 
 def _data_home() -> Path:
