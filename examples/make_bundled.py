@@ -77,7 +77,7 @@ for _bundled in (
     Bundled(
         ModelSpec(
             name="glyphs-panum2021",
-            title="Convnet, Panum et al. 2021",
+            title="Convnet, Panum et al. 2021 (anchor)",
             training="panum2021",
             loss="contrastive",
             defence_eps="0.1",

@@ -356,6 +356,14 @@ def test_validation_agrees_with_counting_by_hand():
     assert scores == {"recall": 0.5}
 
 
+def test_validation_sees_the_plain_images_and_training_the_others():
+    images, labels = synthetic()
+    blank, spy = torch.zeros_like(images), Spy()
+    result = train(network(), blank, labels, spy, SHORT, plain=images, quiet=True)
+    assert all(not step.images.any() for step in spy.steps)
+    assert result.history[0]["recall"] > 0, "blank images tie, and ties count against the model"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
