@@ -10,9 +10,8 @@ from benchmark.commands import options
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results, tables and figures.")] = Path("demo"),
-    limit_queries: Annotated[
-        int | None, typer.Option(min=1, help="Attack only so many queries (preliminary rows).")
-    ] = None,
+    norm: Annotated[list[str], typer.Option(help="linf or l2; repeat for both.")] = ["linf"],  # noqa: B006
+    limit_queries: options.LimitQueries = None,
     device: options.Device = None,
 ) -> int:
     """Score the bundled models on glyphs and write the leaderboard with curves and examples."""
@@ -22,7 +21,14 @@ def demo(
 
     bundled = [name for name, spec in MODELS.items() if spec.trained_on == "glyphs"]
     results = out / "results"
-    code = run(model=bundled, dataset=["glyphs"], results=results, limit_queries=limit_queries, device=device)
+    code = run(
+        model=bundled,
+        dataset=["glyphs"],
+        norm=norm,
+        results=results,
+        limit_queries=limit_queries,
+        device=device,
+    )
     if code:
         return code
     leaderboard(results, out / "leaderboard")
