@@ -39,7 +39,7 @@ class GridSpec(BaseModel):
     `alone` runs each attack by itself on all queries (for `compare`); `suites` then names attacks.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     models: Names
     datasets: Names = ["glyphs"]
