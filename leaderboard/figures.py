@@ -1,6 +1,7 @@
 """The figures of a board: recall against budget, clean against robust, gain."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,10 @@ MOST = 8
 
 
 def title_of(row: Row) -> str:
-    """Name a row as the legend does: title and training, which tells siblings apart."""
-    model = row.entry.model
-    title = model.title or model.name
+    """Name a row as the legend does, shortened where it is long."""
+    title = row.entry.model.title or row.entry.model.name
     title = title if len(title) <= 40 else title[:39] + "…"
-    if model.baseline:
-        return f"{title} (prior)"
-    return f"{title}, {model.training}" if model.training else title
+    return f"{title} (prior)" if row.entry.model.baseline else title
 
 
 def drawn_rows(board: Board) -> list[tuple[Row, str, Mark]]:
@@ -32,16 +30,24 @@ def drawn_rows(board: Board) -> list[tuple[Row, str, Mark]]:
     drawn = [(row, MARKS[i % len(MARKS)]) for i, row in enumerate(rows)]
     if prior:
         drawn.append((prior, PRIOR))
-    titles = [title_of(row) for row, _ in drawn]
-    labels = [
-        f"{title} [{row.entry.model.name}]" if titles.count(title) > 1 else title
-        for (row, _), title in zip(drawn, titles, strict=True)
-    ]
-    labels = [
+    return [(row, label, mark) for (row, mark), label in zip(drawn, _labels(drawn), strict=True)]
+
+
+def _labels(drawn: Sequence[tuple[Row, Mark]]) -> list[str]:
+    """Titles; where they are equal the training tells them apart, and where that is, the name."""
+    labels = [title_of(row) for row, _ in drawn]
+    by_training: Callable[[Row], str] = lambda row: f", {row.entry.model.training}"  # noqa: E731
+    by_name: Callable[[Row], str] = lambda row: f" [{row.entry.model.name}]"  # noqa: E731
+    for tell in (by_training, by_name):
+        counts = Counter(labels)
+        labels = [
+            label + tell(row) if counts[label] > 1 else label
+            for (row, _), label in zip(drawn, labels, strict=True)
+        ]
+    return [
         label if row.rank is not None else f"{label} (preliminary)"
         for (row, _), label in zip(drawn, labels, strict=True)
     ]
-    return [(row, label, mark) for (row, mark), label in zip(drawn, labels, strict=True)]
 
 
 def footer(board: Board, columns: str = "two") -> str:
@@ -248,7 +254,7 @@ def _square_limits(axes: Any, points: Sequence[tuple[float, float]]) -> None:
     axes.set_ylim(0, min(100, max(10, 1.25 * max(ys))))
 
 
-def gains(board: Board, stem: Path, columns: str = "one") -> list[Path]:
+def gains(board: Board, stem: Path, columns: str = "two") -> list[Path]:
     """Headline gain over the natural sibling, one bar per model (log scale).
 
     The dashed line is the prior robust baseline, divided by the same sibling at the same budget. No
@@ -309,7 +315,7 @@ def _prior_segment(axes: Any, board: Board, row: Row, place: int) -> None:
         return
     at = gain(theirs.value, natural.value, sibling.entry.classes).value
     taken = axes.get_legend_handles_labels()[1]
-    label = f"{prior.entry.model.title or prior.entry.model.name} over the same sibling"
+    label = f"{title_of(prior)}, over the same sibling"
     axes.plot(
         [at, at],
         [place - 0.42, place + 0.42],
