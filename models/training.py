@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,10 +101,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class _Loop:
-    """One training under way; what changes is in `snapshot`."""
+    """One training under way; what changes while it runs is in `_state`."""
 
     augment: Augment | None = None
     folder: Path | None = None
+    validation: Validation
 
     def __init__(
         self,
@@ -204,8 +205,8 @@ class _Loop:
         return Step(self.model, self._embed, images.to(self.device), labels, seed, done)
 
     def _embed(self, images: Tensor) -> Tensor:
-        amp = torch.autocast(torch.device(self.device).type, torch.bfloat16)
-        with amp if self.settings.amp else nullcontext():
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.settings.amp):
             vectors = self.model(images.contiguous(memory_format=torch.channels_last)).float()
         if not torch.isfinite(vectors).all():
             raise UserError("The model embeds images as NaN or infinity; lower the learning rate.")
