@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor, nn
 
 from attacks.attack import Attack
+from attacks.budget import NORMS
 from attacks.catalogue import Suite, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.searches import Search
@@ -155,6 +156,7 @@ def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, setti
     A model that cannot be loaded or run is named in the plan's failures, and the others stay.
     """
     require_writable(results)
+    settings.pick_device()
     plan = Plan([], results)
     for whole in tasks:
         task = whole if spec.limit_queries is None else whole.limit(spec.limit_queries)
@@ -175,9 +177,11 @@ def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, setti
 
 def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
     for norm in spec.norms or list(task.budgets):
+        if norm not in NORMS:
+            raise UserError(unknown("norm", norm, list(NORMS)))
         if norm not in task.budgets:
             raise UserError(
-                f"{task.name} lists no budgets for {norm!r}; {unknown('norm', norm, list(task.budgets))}"
+                f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
             )
         for name in spec.suites:
             if spec.alone:

@@ -1,5 +1,6 @@
 """Scoring a checkpoint: read, checked, attacked, entered, placed."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmark.sources import find_task, save_submitted
 from benchmark.tasks import RetrievalTask
 from models import registry
 from models.families import FAMILIES
-from models.spec import InputSpec, ModelSpec, Option, WeightsSpec
+from models.spec import InputSpec, ModelSpec, Option, WeightsSpec, explain
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -39,17 +40,22 @@ class Submission:
 
 def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | None, **given: Any) -> ModelSpec:
     """The specification that the flags describe; UserError names the flag that is missing or wrong."""
+    if checkpoint is None and not given["code"]:
+        raise UserError("There is nothing to score; give a checkpoint file, or --code FILE.py:build.")
     if not given["name"]:
         raise UserError("The submission has no name; pass --name NAME.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given["name"]):
+        raise UserError(
+            f"--name {given['name']!r} cannot name a row; use letters, digits, dots, dashes and underscores, "
+            "a letter or digit first."
+        )
     if given["name"] in registry.MODELS:
         raise UserError(f"The name {given['name']!r} is taken by a model of the zoo; pass another --name.")
     external = bool(given["code"]) or (
         checkpoint is not None and not given["arch"] and _is_program(checkpoint)
     )
-    if checkpoint is None and not given["code"]:
-        raise UserError("There is nothing to score; give a checkpoint file, or --code FILE.py:build.")
     arch = "external" if external else architecture(given["arch"])
-    if given["dim"] < 1:
+    if given["dim"] is None:
         raise UserError("The width of the embedding is not known; pass --dim D.")
     channels: Any = given["channels"] or _channels(arch, task_options)
     try:
@@ -69,9 +75,8 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
             **{name: given[name] for name in _PLAIN},
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][-1] if first["loc"] else "options").replace("_", "-")
-        raise UserError(f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from error
+        said = explain(error)
+        raise UserError("--" + said.replace("_", "-", 1) if error.errors()[0]["loc"] else said) from error
 
 
 _PLAIN = (

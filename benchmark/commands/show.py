@@ -103,5 +103,6 @@ def show_summary(summary: "Summary") -> int:
     for failure in summary.failures:
         console.print(f"[red]Error:[/red] {failure}", highlight=False)
     if summary.written:
-        console.print(f"{len(summary.written)} shards written.")
+        count = len(summary.written)
+        console.print(f"{count:,} shard{'s' * (count > 1)} written.")
     return 2 if summary.failures else 0

@@ -24,7 +24,7 @@ def submit(
         str,
         about_model(help="A timm model (resnet50), convnet, visualphishnet or seed-resnet50."),
     ] = "",
-    dim: Annotated[int, about_model(min=1, help="D of the (B, D) embedding.")] = 0,
+    dim: Annotated[int | None, about_model(min=1, help="D of the (B, D) embedding.")] = None,
     head: Annotated[str, about_model(help="linear, or none (pooled features).")] = "linear",
     distance: Annotated[str, about_model(help="cosine or euclidean.")] = "cosine",
     l2norm: Annotated[bool, about_model(help="Normalise the embedding.")] = False,
