@@ -33,6 +33,11 @@ def spread(per_row: Tensor, like: Tensor) -> Tensor:
     return per_row.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
+def wide(x: Tensor) -> Tensor:
+    """`x` in float64, on the CPU where the device (Apple's MPS) has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 @dataclass(frozen=True)
 class Budget(ABC):
     """All perturbations of one norm up to `radius`, inside the box [0, 1].
@@ -109,7 +114,7 @@ class Linf(Budget):
 
     @staticmethod
     def size(x: Tensor, origin: Tensor) -> Tensor:
-        return (x.double() - origin.double()).abs().flatten(1).amax(1)
+        return (wide(x) - wide(origin)).abs().flatten(1).amax(1)
 
     @staticmethod
     def ascent(gradient: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ class L2(Budget):
 
     @staticmethod
     def size(x: Tensor, origin: Tensor) -> Tensor:
-        return (x.double() - origin.double()).flatten(1).norm(dim=1)
+        return (wide(x) - wide(origin)).flatten(1).norm(dim=1)
 
     @staticmethod
     def ascent(gradient: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attacks.budget import wide
 from attacks.errors import UserError
 
 Distance = Literal["cosine", "euclidean"]
@@ -71,7 +72,7 @@ class Gallery:
         self.distance = distance
         self.labels, self.ids = items.labels, items.ids
         self._raw = vectors = items.vectors.float()
-        self.mean = vectors.double().mean(0).float()
+        self.mean = wide(vectors).mean(0).float().to(vectors.device)
         self.vectors = self.prepare(vectors)
         self._half = self.vectors.square().sum(1)
         self._groups, self.members, self._sizes = _members(self.labels, self.vectors.device)
@@ -90,7 +91,7 @@ class Gallery:
     def spread(self, sample: int = 2048) -> float:
         """The median squared distance between gallery items (of up to `sample` evenly spaced ones)."""
         step = max(1, len(self) // sample)
-        some = self.vectors[::step].double()
+        some = wide(self.vectors[::step])
         if len(some) < 2:
             return 0.0
         return float(torch.pdist(some).square().median())
@@ -110,7 +111,7 @@ class Gallery:
 
     def exact(self, vectors: Tensor, items: Tensor) -> Tensor:
         """Similarity in float64 of raw vectors (n, D) to the gallery items at `items` (n,): (n,)."""
-        one, other = vectors.double(), self._raw[items].double()
+        one, other = wide(vectors), wide(self._raw[items])
         if self.distance == "cosine":
             return (F.normalize(one, dim=1) * F.normalize(other, dim=1)).sum(1)
         return -(one - other).square().sum(1)
@@ -239,7 +240,8 @@ def _exact_ranks(gallery: Gallery, vectors: Tensor, marks: Marks) -> np.ndarray:
     rows, items = (near & ~hopeless[:, None]).nonzero(as_tuple=True)
     if len(rows):
         best = _exact_best(gallery, vectors, members, matches >= bar - noise)
-        rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) >= best[rows]).long())
+        ahead = gallery.exact(vectors[rows], items) >= best[rows.to(best.device)]
+        rank.index_add_(0, rows, ahead.long().to(rank.device))
     rank[~torch.isfinite(match)] = len(gallery) + 1
     return rank.cpu().numpy()
 
@@ -249,4 +251,4 @@ def _exact_best(gallery: Gallery, vectors: Tensor, members: Tensor, near: Tensor
     rows, columns = near.nonzero(as_tuple=True)
     exact = gallery.exact(vectors[rows], members[rows, columns])
     lowest = torch.full((len(vectors),), -torch.inf, dtype=torch.float64, device=exact.device)
-    return lowest.scatter_reduce(0, rows, exact, "amax")
+    return lowest.scatter_reduce(0, rows.to(exact.device), exact, "amax")

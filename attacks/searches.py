@@ -235,7 +235,7 @@ class FMN(Search):
     def step(self, state: State, budget: Budget, look: Look) -> State:
         assert isinstance(state, _FMNState)
         loss, slope = look.loss[:, 0], look.slope
-        size = budget.size(state.point, state.origin).float()
+        size = budget.size(state.point, state.origin).float().to(state.x.device)
         broken = loss >= 0
         best = torch.where(look.changed, torch.inf, state.best)
         state.best = torch.where(broken, torch.minimum(best, size), best)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.budget import Budget
+from attacks.budget import Budget, wide
 from attacks.errors import UserError
 from attacks.retrieval import Gallery, Standing
 from attacks.victim import Victim
@@ -109,7 +109,7 @@ def chance_of(task: RetrievalTask) -> float:
 
 def effective_rank(vectors: Tensor) -> float:
     """Exp of the entropy of the centred covariance spectrum (Roy & Vetterli 2007); D at most."""
-    centred = (vectors - vectors.mean(0)).double()
+    centred = wide(vectors - vectors.mean(0))
     energy = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0)
     share = energy / energy.sum().clamp_min(1e-300)
     share = share[share > 0]
@@ -158,7 +158,7 @@ def resolution(scorer: Scorer) -> Check:
     marks = gallery.marks(queries.labels[rows], queries.ids[rows])
     standing = Standing(gallery, gallery.prepare(queries.vectors[places]), marks)
     lead = (standing.impostors(1)[0][:, 0] - standing.match).abs()
-    share = float((lead <= 10 * gallery.tau).double().mean())
+    share = float((lead <= 10 * gallery.tau).float().mean())
     message = f"{100 * share:.1f} % of the queries are decided by less than 10 tau (at most 5 %)"
     return _check("resolution", share > 0.05, "block", message)
 
@@ -166,7 +166,7 @@ def resolution(scorer: Scorer) -> Check:
 def _cosine(gallery: Gallery) -> Check:
     if gallery.distance != "cosine":
         return Check(name="mean cosine", level="not run", message="for cosine models only")
-    n, total = len(gallery), gallery.vectors.double().sum(0)
+    n, total = len(gallery), wide(gallery.vectors).sum(0)
     mean = float((total.square().sum() - n) / (n * max(1, n - 1)))
     return _check("mean cosine", mean > 0.95, "note", f"mean pairwise cosine {mean:.3f} (note above 0.95)")
 

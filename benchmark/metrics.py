@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.budget import wide
 from attacks.retrieval import Embedded, Gallery, Marks, apart, ranks
 
 
@@ -59,8 +60,8 @@ def _at_r(
     nth = torch.arange(1, near.shape[1] + 1, device=near.device)
     place = nth + ahead
     counted = (place <= size) & (nth <= size) & torch.isfinite(near)
-    terms = torch.where(counted, nth / place, 0.0).double().sum(1) / size[:, 0]
-    return terms.cpu().numpy(), (counted.sum(1).double() / size[:, 0]).cpu().numpy()
+    terms = wide(torch.where(counted, nth / place, 0.0)).sum(1).cpu() / size[:, 0].cpu()
+    return terms.numpy(), (counted.sum(1).cpu().double() / size[:, 0].cpu()).numpy()
 
 
 def _repeats(members: Tensor) -> Tensor:

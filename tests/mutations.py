@@ -125,8 +125,8 @@ MUTATIONS = (
     Mutation(
         "ties count for the model",
         "attacks/retrieval.py",
-        "rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) >= best[rows]).long())",
-        "rank.index_add_(0, rows, (gallery.exact(vectors[rows], items) > best[rows]).long())",
+        "gallery.exact(vectors[rows], items) >= best[rows.to(best.device)]",
+        "gallery.exact(vectors[rows], items) > best[rows.to(best.device)]",
         RETRIEVAL,
     ),
     Mutation(
