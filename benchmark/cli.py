@@ -48,7 +48,7 @@ def _run(arguments: list[str] | None) -> int:
         if said is None:
             raise
         if said:
-            _say(f"Error: {said}")
+            _say(f"Error: {said}" if said.endswith((".", "?", "!")) else f"Error: {said}.")
         return 2
     if code == INTERRUPTED:
         _say("Interrupted. Finished shards are kept; the same command goes on from there.")

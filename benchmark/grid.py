@@ -61,7 +61,8 @@ def read_grid(path: Path) -> GridSpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt field is missing under its right name, too: the misspelling says more.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         name = ".".join(map(str, first["loc"])) or "the file"
         if first["type"] == "extra_forbidden":
             raise UserError(f"{path}: {unknown('field', name, list(GridSpec.model_fields))}") from error

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
-from benchmark.commands.show import console, out, progress, show_plan, show_summary
+from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
 from benchmark.sources import find_task, save_submitted
@@ -199,7 +199,7 @@ def _finish(plan: Plan, results: Path) -> None:
     from leaderboard.entries import collect, save_entry
     from leaderboard.terminal import row_text
 
-    everything, ours = collect(results)
+    everything, ours = collect(results, note)
     for entry in ours:
         save_entry(results, entry)
     names = {(pairing.task.name, pairing.name) for pairing in plan.pairings}

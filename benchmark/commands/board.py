@@ -15,13 +15,12 @@ def leaderboard(
     ),
 ) -> None:
     """Regenerate the leaderboard: tables (Markdown, CSV, JSON), curves, examples."""
-    from rich.console import Console
-
+    from benchmark.commands.show import console, note
     from leaderboard import write
     from leaderboard.errors import UserError
 
     if not results.is_dir():
         raise UserError(f"There is no results folder {results}; run `robustdml submit` or pass --results.")
-    written = write(results, out)
-    console = Console(stderr=True)
-    console.print(f"{len(written)} files written; begin with {out / 'README.md'}.", highlight=False)
+    written = write(results, out, note)
+    said = f"{len(written)} files written; begin with {out / 'README.md'}."
+    console.print(said, highlight=False, markup=False, soft_wrap=True)

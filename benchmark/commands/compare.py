@@ -66,5 +66,5 @@ def compare(
     folder = out or results / "compare" / f"{model}-{task.name}-{norm}"
     text, files = write_comparison(results, {record.key for record in summary.records}, folder)
     screen.print(text, highlight=False, markup=False, soft_wrap=True)
-    screen.print(f"{len(files)} files written to {folder}.", highlight=False)
+    screen.print(f"{len(files)} files written to {folder}.", highlight=False, markup=False, soft_wrap=True)
     return 0

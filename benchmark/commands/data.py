@@ -20,7 +20,7 @@ def download(
 
     with progress() as tick:
         place = datasets.download(name, data_root, lambda done, total: tick(f"download {name}", done, total))
-    console.print(f"{name} is in {place}.")
+    console.print(f"{name} is in {place}.", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -44,4 +44,6 @@ def check(
         f"tensor {' x '.join(map(str, task.shape))}, {alone:,} queries without a match (excluded), "
         f"digest {task.digest[:16]}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )

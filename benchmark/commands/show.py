@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,7 +39,7 @@ def show_plan(plan: "Plan") -> None:
         shards = sum(len(job.records) for job in jobs)
         table.add_row(
             pairing.name,
-            task.name,
+            escape(task.name),
             f"{len(task.query):,}",
             f"{len(task.gallery):,}",
             " ".join(dict.fromkeys(job.norm for job in jobs)),
@@ -55,6 +56,11 @@ def show_plan(plan: "Plan") -> None:
         f"{missing} of {shards} shards to compute, at most {plan.most_passes:,} forward and backward passes: "
         f"at most {duration(plan.most_seconds)} at the measured rate (queries that break leave early)."
     )
+
+
+def note(said: str) -> None:
+    """Tell of something that was left out, and go on."""
+    console.print(f"Note: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -101,7 +107,7 @@ class _Bars:
 def show_summary(summary: "Summary") -> int:
     """What was written and what failed; returns the exit code."""
     for failure in summary.failures:
-        console.print(f"[red]Error:[/red] {failure}", highlight=False)
+        console.print("[red]Error:[/red]", escape(failure), highlight=False, soft_wrap=True)
     if summary.written:
         count = len(summary.written)
         console.print(f"{count:,} shard{'s' * (count > 1)} written.")

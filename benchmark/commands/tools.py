@@ -1,5 +1,6 @@
 """`robustdml convert`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ def convert(
     from models.convert import convert as take
 
     done = take(old, new)
-    console.print(f"{done.tensors} tensors ({done.layout}) written to {done.path}.", highlight=False)
+    plain = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    plain(f"{done.tensors} tensors ({done.layout}) written to {done.path}.")
     if done.left:
-        console.print(f"Left alone: {', '.join(done.left)}.", highlight=False)
+        plain(f"Left alone: {', '.join(done.left)}.")
