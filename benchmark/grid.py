@@ -271,6 +271,9 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
         for job in pairing.jobs:
             for record, rows in job.missing:
                 tick(f"{pairing.name} {job.norm} {job.suite.name}", record.shard.index, record.shard.count)
+                # Another driver on the same results folder may have been here since the plan.
+                if is_done(cell_path(results, record, "compare" if record.suite.alone else "cells"), record):
+                    continue
                 summary.written.append(run_shard(results, scorer, job.suite, record, rows))
             if (job.missing and not job.records[0].suite.alone) or _lacks_pictures(results, job):
                 write_pictures(results, scorer, job.records[0])
