@@ -440,17 +440,29 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(tmp_path, mos
 
 def test_memory_that_runs_out_in_the_middle_of_an_attack_changes_nothing(tmp_path):
     class Late(Counted):
+        """Memory runs out once, when the first queries have been broken already."""
+
+        attacked, turns = False, 0
+
         def forward(self, x):
-            if torch.is_grad_enabled() and len(x) > 20 and self.passes > 300:
+            self.turns += self.attacked and torch.is_grad_enabled()
+            if self.turns == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().forward(x)
 
-    settings, spec = Settings("cpu", batch=32), {"shard_size": 1000, "suites": ["standard"]}
-    run(tmp_path / "late", {"mine": candidate(module=Late())}, settings=settings, **spec)
-    run(tmp_path / "plain", {"mine": candidate(module=Counted())}, settings=settings, **spec)
-    (late,), (plain,) = (rows_of(tmp_path / name).values() for name in ("late", "plain"))
-    ranks = [name for name in late if not name.startswith("size")]
-    pd.testing.assert_frame_equal(late[ranks], plain[ranks], check_exact=True)
+    def tick(what, done, of):
+        late.attacked |= what == "pgd" and done > 0
+
+    settings, spec = Settings("cpu", batch=32), {"shard_size": 1000, "suites": ["pgd"]}
+    task, late = [lean_task(budgets={"linf": ["0.3"]})], Late()
+    run(tmp_path / "late", {"mine": candidate(module=late)}, task, settings, tick, **spec)
+    run(tmp_path / "plain", {"mine": candidate(module=Counted())}, task, settings, **spec)
+    assert late.turns > 1
+    (late,), (plain,) = (scan(tmp_path / name) for name in ("late", "plain"))
+    ranks = [name for name in late.frame if not name.startswith("size")]
+    pd.testing.assert_frame_equal(late.frame[ranks], plain.frame[ranks], check_exact=True)
+    # Begun again, an attack is shown every query again, also those that the first try had broken.
+    assert [work.shown for work in late.record.work] == [work.shown for work in plain.record.work]
 
 
 def test_an_image_that_does_not_fit_at_all_is_a_sentence(tmp_path):
