@@ -223,13 +223,17 @@ def scan(results: Path, kind: str = "cells", problem: Callable[[str], None] = _l
             continue
         groups[record.key, record.shard.count].append((path, record, frame))
     whole: dict[str, Cell] = {}
+    lacking: dict[str, str] = {}
     for (key, count), shards in sorted(groups.items(), key=lambda item: item[0]):
         if key in whole:  # the same cell in fewer shards came first
             continue
         try:
             whole[key] = merge(shards, count)
         except BrokenRecord as error:
-            problem(str(error))
+            lacking[key] = str(error)
+    for key, message in lacking.items():
+        if key not in whole:  # else a run that was cut into other shards was left unfinished: no loss
+            problem(message)
     return sorted(whole.values(), key=lambda cell: cell.paths)
 
 

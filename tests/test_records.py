@@ -270,6 +270,15 @@ def test_scan_names_what_it_leaves_out(tmp_path):
     assert scan(tmp_path, "compare") == [] == scan(tmp_path / "nowhere")
 
 
+def test_an_unfinished_sharding_is_no_loss_beside_a_whole_one(tmp_path):
+    put_shards(tmp_path, rows(), list(range(12)), 2)
+    next(tmp_path.rglob("0001-of-0002.parquet")).unlink()
+    said: list[str] = []
+    assert scan(tmp_path, problem=said.append) == [] and "1 of 2 shards" in said.pop()
+    put_shards(tmp_path, rows(), list(range(12)), 3)
+    assert len(scan(tmp_path, problem=said.append)) == 1 and said == []
+
+
 def test_shards_that_share_a_query_are_refused(tmp_path):
     for index in range(2):
         part = record(shard=Shard(index=index, count=2))
