@@ -303,7 +303,7 @@ class MeteredModel:
         self.victim.meter.forward += len(x)
         if x.requires_grad:
             self.victim.meter.backward += len(x)
-        vectors: Tensor = self.victim.model(x)
+        vectors: Tensor = self.victim.model(x.clone())
         return vectors.float()
 
     def logits(self, x: Tensor) -> Tensor:

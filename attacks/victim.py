@@ -27,6 +27,8 @@ class Meter:
 class Victim:
     """A model in evaluation mode, with the gallery that it embedded.
 
+    It is given copies, because many a model normalises its images in place.
+
     `model`: (B,C,H,W) float32 in [0,1] -> (B,D). `lean`, if given, is a faster stand-in for the
     search only (folded BatchNorm, compiled), and `amp` runs the search in bfloat16: what they find
     is embedded again in float32 by the plain model before it counts.
@@ -52,7 +54,7 @@ class Victim:
         """Embed in float32 by the plain model, without gradient: (rows, D) raw vectors."""
         self.meter.forward += len(x)
         with torch.no_grad():
-            return self.model(_layout(_pad(x)))[: len(x)].float()
+            return self.model(_layout(_pad(x)).clone())[: len(x)].float()
 
     def probe(self, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
         """Embed in the search's precision; returns (the leaf that carries the gradient, vectors)."""
@@ -60,7 +62,7 @@ class Victim:
         self.meter.backward += len(x) * gradient
         leaf = _layout(_pad(x)).detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient), self._precision():
-            vectors = self.lean(leaf)[: len(x)].float()
+            vectors = self.lean(leaf.clone())[: len(x)].float()
         if gradient and not vectors.requires_grad:
             raise UserError(
                 "The model gives no gradient with respect to its images (it detaches them, or leaves torch); "
@@ -96,7 +98,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     try:
         model.eval().requires_grad_(False)
-        with full_float32():
+        # A caller's inference mode would forbid gradients.
+        with torch.inference_mode(False), full_float32():
             yield model
     finally:
         for module, mode in modes.items():

@@ -1,8 +1,8 @@
 """A cell: one model, one dataset, one suite, one norm. Run shard by shard, kept as records."""
 
 import hashlib
-import os
 import platform
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def is_done(path: Path, record: CellRecord) -> bool:
     try:
         found, _ = read_cell(path)
     except BrokenRecord:
-        path.unlink()
+        path.unlink(missing_ok=True)
         return False
     return found.key == record.key and found.shard == record.shard
 
@@ -228,7 +228,8 @@ def require_writable(results: Path) -> None:
     """Refuse a folder that cannot be written (tried, because access bits do not tell)."""
     try:
         results.mkdir(parents=True, exist_ok=True)
-        probe = results / f".probe-{os.getpid()}"
+        # Not the process id: on a shared disk another machine may have the same.
+        probe = results / f".probe-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -52,7 +52,7 @@ def repeats(scorer: Scorer) -> Check:
     """Five forward passes over the same images must agree to 1e-4 of the median gallery distance."""
     x, scale = _sample(scorer)
     passes = [_embed(scorer, x) for _ in range(5)]
-    apart = max(float((one - passes[0]).norm(dim=1).max()) for one in passes) / scale
+    apart = max(_apart(one, passes[0]) for one in passes) / scale
     message = f"5 passes over {len(x)} images differ by {apart:.1e} of the median distance (limit 1e-4)"
     return _check("repeatability", apart > 1e-4, "block", message)
 
@@ -67,12 +67,19 @@ def require_independence(scorer: Scorer) -> None:
     among = _embed(scorer, x)[:4]
     again = _embed(scorer, x)[:4]
     alone = torch.cat([_embed(scorer, x[i : i + 1]) for i in range(min(4, len(x)))])
-    apart, random = (float((other - among).norm(dim=1).max()) / scale for other in (alone, again))
+    apart, random = (_apart(other, among) / scale for other in (alone, again))
     if apart > 1e-4 and apart > 10 * random:
         raise UserError(
             f"The model's embedding of an image depends on the other images of its batch (by {apart:.1e} of "
             "the median gallery distance, limit 1e-4); make each image's embedding its own."
         )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest distance between rows; an embedding that is no number equals itself alone."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(same, 0.0, one - other).nan_to_num(torch.inf)
+    return float(gap.norm(dim=1).max())
 
 
 def _sample(scorer: Scorer) -> tuple[Tensor, float]:
@@ -104,7 +111,7 @@ def chance_of(task: RetrievalTask) -> float:
     """R@1 of a random ranking: the mean share of matches among a query's candidates."""
     inside = np.isin(task.ids[task.query], task.ids[task.gallery])
     counted = task.matches > 0
-    return float((task.matches / (len(task.gallery) - inside))[counted].mean())
+    return float((task.matches[counted] / (len(task.gallery) - inside[counted])).mean())
 
 
 def effective_rank(vectors: Tensor) -> float:

@@ -30,7 +30,7 @@ def write_pictures(results: Path, scorer: Scorer, record: CellRecord) -> Path | 
     task = scorer.task
     places = task.query[rows]
     with torch.no_grad():
-        after = scorer.model(adversarial.to(scorer.device)).float()
+        after = scorer.model(adversarial.to(scorer.device, copy=True)).float()
     examples = ExampleSet(
         model=record.model.name,
         dataset=task.name,

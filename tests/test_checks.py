@@ -7,6 +7,7 @@ from torch import nn
 
 from attacks.budget import Linf
 from attacks.catalogue import find_attack, find_suite
+from attacks.errors import UserError
 from attacks.retrieval import Standing
 from attacks.victim import frozen
 from benchmark import RetrievalTask, evaluate
@@ -89,6 +90,26 @@ def test_randomness_that_is_off_in_evaluation_mode_is_none():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), *list(perceptron())[1:])
     with frozen(model):
         assert repeats(Scorer(model, small_task())).level == "ok"
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_a_query_without_an_embedding_hides_nothing(dependent):
+    """The first image embeds as NaN: a comparison with NaN is never true, so it must not be the measure."""
+    images, labels = noisy_images()
+    images[0] = 0
+    task = RetrievalTask.query_gallery(images[:8], labels[:8], images[8:], labels[8:] % 2, budgets=BUDGETS)
+
+    def spoil(z, x):
+        z = torch.where(x.amax((1, 2, 3))[:, None] == 0, torch.nan, z)
+        return z - z.nanmean(0) if dependent else z
+
+    scorer = scorer_of(Wrapped(spoil), task, "euclidean")
+    assert scorer.clean.rank[0] == len(task.gallery) + 1 and repeats(scorer).level == "ok"
+    if dependent:
+        with pytest.raises(UserError, match="other images of its batch"):
+            require_independence(scorer)
+    else:
+        require_independence(scorer)
 
 
 class Every(nn.Module):
@@ -229,6 +250,15 @@ def test_all_checks_reach_the_record(tmp_path):
     names = [check.name for check in cell.record.checks]
     assert names == [*SOUND, "mean cosine", "re-scoring", *NOT_RUN]
     assert all(check.message for check in cell.record.checks if check.level != "not run")
+
+
+def test_chance_without_candidates_is_left_out(recwarn):
+    """The only gallery item is the first query itself: nothing to divide by."""
+    images, labels = noisy_images(classes=1, each=2)
+    task = RetrievalTask.query_gallery(
+        images, labels, images[:1], labels[:1], budgets=BUDGETS, query_ids=[0, 1], gallery_ids=[0]
+    )
+    assert chance_of(task) == 1 and not recwarn.list
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -156,6 +156,10 @@ def test_a_grid_file_and_flags_that_override_it(own, tmp_path):
         "run", "--grid", "grid.toml", "--side", "32", "--seed", "5", "--shard-size", "100", "--plan"
     )
     assert "1 of 1" in overridden.err
+    twice = own(
+        "run", "--grid", "grid.toml", "--side", "32", "--seed", "5", "--norm", "l2", "--norm", "l2", "--plan"
+    )
+    assert "3 of 3" in twice.err
 
 
 def test_a_model_that_fails_is_named_and_the_others_are_scored(own, tmp_path):

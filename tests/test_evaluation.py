@@ -18,6 +18,7 @@ from benchmark import RetrievalTask, evaluate
 from benchmark.checks import rescore
 from benchmark.scoring import Scorer, Settings
 from leaderboard import load_results
+from leaderboard.examples import load_examples
 from leaderboard.records import scan
 from tests.grid_worlds import BUDGETS, noisy_images, perceptron, small_task
 
@@ -238,6 +239,41 @@ class Nosy(nn.Module):
     def forward(self, x):
         self.seen.add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         return self.inner(x)
+
+
+class InPlace(nn.Module):
+    """Normalises what it is given, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.inner, self.in_place = perceptron(), in_place
+
+    def forward(self, x):
+        x = x.sub_(0.4).div_(0.3) if self.in_place else (x - 0.4) / 0.3
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("suite", ["standard", ["noise:steps=9", "pgd:steps=5"]])
+def test_a_module_that_normalises_in_place_is_attacked_like_any_other(suite):
+    """Else the perturbed image would be changed under the attack, which would look like robustness."""
+    here, there = (evaluate(InPlace(flag), small_task(), suite=suite) for flag in (True, False))
+    assert (here.ranks() == there.ranks()).all() and here.recall(1)[-1] < here.recall(1)[0]
+
+
+def test_pictures_of_a_module_that_normalises_in_place_show_the_image(tmp_path):
+    evaluate(InPlace(True), small_task(), suite="quick", store=tmp_path)
+    (path,) = (tmp_path / "examples").iterdir()
+    shown = load_examples(path)
+    assert 0 < np.abs(shown.adversarial - shown.images).max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    model = perceptron()
+    with mode():
+        inside = evaluate(model, small_task(), suite="quick")
+        assert not torch.is_grad_enabled()
+    assert (inside.ranks() == evaluate(model, small_task(), suite="quick").ranks()).all()
 
 
 @pytest.mark.parametrize("wanted", ["highest", "high", "medium"])

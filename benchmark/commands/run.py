@@ -52,7 +52,7 @@ def run(
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     if grid is not None:
-        spec = read_grid(grid).model_copy(update=chosen)
+        spec = GridSpec.model_validate(read_grid(grid).model_dump() | chosen)
     elif model:
         spec = GridSpec.model_validate(chosen)
     else:
