@@ -45,7 +45,8 @@ class Victim:
     ) -> None:
         self.model, self.gallery = model, gallery
         self.device = torch.device(device)
-        self.lean = lean or model
+        # Not `lean or model`: a compiled module has no truth.
+        self.lean = model if lean is None else lean
         self.amp = amp
         self.exact = lean is None and not amp
         self.meter = Meter()
@@ -54,7 +55,11 @@ class Victim:
         """Embed in float32 by the plain model, without gradient: (rows, D) raw vectors."""
         self.meter.forward += len(x)
         with torch.no_grad():
-            return self.model(_layout(_pad(x)).clone())[: len(x)].float()
+            return self.plain(x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Embed in float32 by the plain model, unmetered, in the caller's gradient mode."""
+        return self.model(_layout(_pad(x)).clone())[: len(x)].float()
 
     def probe(self, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
         """Embed in the search's precision; returns (the leaf that carries the gradient, vectors)."""

@@ -149,7 +149,10 @@ def write_outcome(results: Path, scorer: Scorer, record: CellRecord, outcome: Ou
         )
         for done in outcome.work
     )
-    full = record.model_copy(update={"work": work, "checks": tuple(checks), "kept": digests})
+    # Asked for and done are two things: bfloat16 is dropped where it would blur the search.
+    done_in = record.environment | {"amp": scorer.amp}
+    found = {"work": work, "checks": tuple(checks), "kept": digests, "environment": done_in}
+    full = record.model_copy(update=found)
     write_cell(path, full, frame_of(scorer, outcome))
     return path
 

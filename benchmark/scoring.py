@@ -1,5 +1,6 @@
 """One model in front of one task: embedded once, then attacked as often as wanted."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ from attacks.attack import Attack
 from attacks.budget import budgets as grid
 from attacks.engine import Queries, Run
 from attacks.errors import UserError
-from attacks.lean import lean_model
+from attacks.lean import bfloat16_holds, lean_model
 from attacks.record import Record
 from attacks.retrieval import Distance, Embedded, Gallery
 from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.tasks import RetrievalTask
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 Tick = Callable[[str, int, int], None]
 """Progress: tick(what, done, of) with the queries or images that are through a stage."""
@@ -119,6 +121,7 @@ class Scorer:
             self.clean.matches > 0, self.gallery.count_impostors(self.queries.labels, self.queries.ids), 0
         )
         self._lean = self._make_lean()
+        self.amp = self.settings.amp and self._amp_holds()
 
     def _embed(self) -> Tensor:
         def load(start: int, stop: int) -> Tensor:
@@ -145,6 +148,16 @@ class Scorer:
             return None
         example = self.task.load(self.positions[:SMALLEST_BATCH]).to(self.device)
         return lean_model(self.model, example, fold=self.settings.fold, compile_=self.settings.compile)
+
+    def _amp_holds(self) -> bool:
+        able = np.flatnonzero(self.clean.matches)
+        rows = able[:: -(-len(able) // 64)]
+        x = self.task.load(self.task.query[rows]).to(self.device)
+        marks = self.gallery.marks(self.queries.labels[rows], self.queries.ids[rows])
+        holds = bfloat16_holds(self.model, self.gallery, x, marks)
+        if not holds:
+            _log.warning("The model's similarities are too close for bfloat16; the search is in float32.")
+        return holds
 
     def run(
         self,
@@ -177,7 +190,7 @@ class Scorer:
 
         def go() -> AttackOutcome:
             outcome.record.restore(before)
-            victim = Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.settings.amp)
+            victim = Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.amp)
             start = time.perf_counter()
             shown = self._engine(victim, outcome, attack, seed).attack(attack, number)
             seconds = time.perf_counter() - start

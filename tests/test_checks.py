@@ -112,6 +112,14 @@ def test_a_query_without_an_embedding_hides_nothing(dependent):
         require_independence(scorer)
 
 
+def test_a_model_that_embeds_otherwise_under_attack_is_blocked():
+    """With a gradient it answers with a constant: no attack would ever get anywhere."""
+    model = Wrapped(lambda z, x: 0 * z + 1 if torch.is_grad_enabled() else z)
+    assert repeats(scorer_of(model)).level == "block"
+    blind = Wrapped(lambda z, x: z.detach())
+    assert repeats(scorer_of(blind)).level == "ok"
+
+
 class Every(nn.Module):
     """One pass in `every` is another one: five passes must be enough to see it."""
 

@@ -329,6 +329,28 @@ def test_amp_claims_only_what_float32_confirms():
         assert sum(image is not None for image in outcome.record.kept.values()) > 3
 
 
+def test_a_search_that_bfloat16_would_blur_is_in_float32(tmp_path, caplog):
+    """Similarities that differ in the fourth digit only: bfloat16 found nothing, and the model shone."""
+
+    class Close(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = perceptron()
+
+        def forward(self, x):
+            return self.inner(x) + 8
+
+    model, task = Close(), small_task()
+    plain, amp = (evaluate(model, task, suite="quick", amp=flag, store=tmp_path) for flag in (False, True))
+    assert (plain.ranks() == amp.ranks()).all() and plain.recall(1)[-1] < 0.2
+    assert "too close for bfloat16" in caplog.text
+    (cell,) = scan(tmp_path)
+    assert cell.record.environment["amp"] is False
+    caplog.clear()
+    evaluate(perceptron(), task, suite="quick", amp=True, store=tmp_path / "sound")
+    assert scan(tmp_path / "sound")[0].record.environment["amp"] is True and not caplog.text
+
+
 def test_store_writes_what_the_leaderboard_reads(tmp_path):
     task = small_task("mine")
     result = evaluate(perceptron(), task, norms=("linf", "l2"), store=tmp_path / "a" / "results")
