@@ -1,5 +1,6 @@
 """The command `robustdml`. Commands import what they need when they run, so `--help` is quick."""
 
+import errno
 import sys
 from typing import Any
 
@@ -68,6 +69,8 @@ def _sentence(error: Exception) -> str | None:
         return " ".join(str(told()).split())
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: finished shards are kept; make room and run the same command again."
     return None
 
 

@@ -145,6 +145,11 @@ def evaluate(
     >>> [round(float(share), 2) for share in result.recall(k=1)]
     [1.0, 1.0, 0.0]
     """
+    if not isinstance(module, nn.Module) or not isinstance(task, RetrievalTask):
+        raise UserError(
+            "evaluate takes a torch.nn.Module and a RetrievalTask, not "
+            f"{type(module).__name__} and {type(task).__name__}."
+        )
     norms = _check_norms([norms] if isinstance(norms, str) else list(norms), task)
     if seed < 0:
         raise UserError(f"The seed {seed} is negative; give 0 or more.")

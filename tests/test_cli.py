@@ -1,6 +1,7 @@
 """The command line on input that is right: from a checkpoint to a board, and back by name."""
 
 import csv
+import errno
 import re
 
 import pandas as pd
@@ -209,6 +210,20 @@ def test_convert(robustdml, tmp_path):
     assert done.code == 0 and "1 tensors" in done.err and (tmp_path / "new.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_the_demo_writes_a_board_of_the_bundled_models(robustdml, tmp_path):
+    done = robustdml("demo", "--limit-queries", "20", "--device", "cpu")
+    assert done.code == 0, done.err
+    page = (tmp_path / "demo" / "leaderboard" / "README.md").read_text()
+    assert "glyphs" in page and "preliminary" in page
+    assert len(list((tmp_path / "demo" / "leaderboard" / "examples").glob("*.png"))) >= 2
+    recall = {
+        cell.record.model.name: (cell.frame["rank_1"] == 1).mean()
+        for cell in scan(tmp_path / "demo" / "results")
+    }
+    assert recall["glyphs-panum2021"] > recall["glyphs-natural"] + 0.2
+
+
 def test_ctrl_c_says_how_to_go_on(own, monkeypatch):
     import benchmark.grid
 
@@ -219,6 +234,18 @@ def test_ctrl_c_says_how_to_go_on(own, monkeypatch):
     done = own("submit", "mine.safetensors", "--name", "mine", *MODEL, *OWN)
     assert done.code == 130 and "Traceback" not in done.err
     assert done.err.rstrip().endswith("the same command goes on from there.")
+
+
+def test_a_full_disk_says_how_to_go_on(own, monkeypatch):
+    import benchmark.grid
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(benchmark.grid, "run_shard", full)
+    done = own("submit", "mine.safetensors", "--name", "mine", *MODEL, *OWN)
+    assert done.code == 2 and "Traceback" not in done.err
+    assert "No space left on device: finished shards are kept" in done.err
 
 
 def test_an_error_of_ours_keeps_its_traceback(own, monkeypatch):

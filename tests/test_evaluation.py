@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,14 @@ def test_examples_in_the_documentation_are_true(name):
     module = importlib.import_module(f"benchmark.{name}")
     failed, tried = doctest.testmod(module)
     assert tried > 0 and failed == 0
+
+
+def test_the_example_of_the_readme_runs():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert len(names["frame"]) == 2 * 2 * 4  # fmn and worst, two budgets, four ks
 
 
 def test_what_is_exported_is_there():
@@ -485,6 +495,12 @@ def test_a_model_without_a_gradient_is_not_a_crash():
 )
 def test_arguments_that_make_no_sense(options, match):
     refused(match, **options)
+
+
+def test_what_is_no_module_or_no_task():
+    images, labels = noisy_images()
+    refused("torch.nn.Module and a RetrievalTask, not function and", lambda x: x)
+    refused("not Sequential and tuple", perceptron(), (images, labels))
 
 
 def test_one_norm_may_be_given_as_text():

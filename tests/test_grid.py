@@ -12,6 +12,7 @@ from torch import nn
 
 from attacks.errors import UserError
 from benchmark.candidate import Candidate
+from benchmark.evaluation import evaluate
 from benchmark.grid import GridSpec, Plan, Summary, make_plan, read_grid, run_plan
 from benchmark.scoring import Settings, quiet
 from benchmark.tasks import RetrievalTask
@@ -168,6 +169,15 @@ def test_batches_change_nothing(tmp_path):
     for name, frame in many.items():
         for other in (one[name], seven[name]):
             pd.testing.assert_frame_equal(frame[sorted(ranks)], other[sorted(ranks)], check_exact=True)
+
+
+def test_the_grid_and_the_python_interface_agree(tmp_path):
+    task = lean_task()
+    run(tmp_path, tasks=[task], suites=["standard"], norms=["linf", "l2"])
+    result = evaluate(perceptron(), task, suite="standard", norms=("linf", "l2"), device="cpu")
+    for cell in scan(tmp_path):
+        for i in range(len(cell.record.budgets)):
+            assert (cell.frame[f"rank_{i}"] == result.ranks(norm=cell.record.norm)[1 + i]).all()
 
 
 @pytest.mark.parametrize("faster", [{"fold": True}, {"compile": True}, {"fold": True, "compile": True}])
