@@ -19,10 +19,15 @@ def demo(
     device: options.Device = None,
 ) -> int:
     """Score the bundled models on glyphs and write the leaderboard with curves and examples."""
+    from benchmark.cells import require_writable
     from benchmark.commands.board import leaderboard
     from benchmark.commands.show import console
+    from benchmark.scoring import Settings
     from models.registry import MODELS
 
+    # What is wrong for all of them is said once, here.
+    require_writable(out / "results")
+    Settings(device).pick_device()
     bundled = [name for name, spec in MODELS.items() if spec.trained_on == "glyphs"]
     flags = [f"--norm={each}" for each in norm]
     flags += [f"--limit-queries={limit_queries}"] if limit_queries else []
