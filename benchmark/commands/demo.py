@@ -29,6 +29,7 @@ def demo(
     require_writable(out / "results")
     Settings(device).pick_device()
     bundled = [name for name, spec in MODELS.items() if spec.trained_on == "glyphs"]
+    bundled.sort(key=lambda name: not MODELS[name].defence_eps)  # what holds longest is begun first
     flags = [f"--norm={each}" for each in norm]
     flags += [f"--limit-queries={limit_queries}"] if limit_queries else []
     flags += [f"--device={device}"] if device else []
