@@ -102,6 +102,7 @@ class Run:
     def check(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor) -> None:
         """Embed perturbed images (n, C, H, W) in float32 by the plain model and claim what they break."""
         prepared = self.victim.gallery.prepare(self.victim.embed(x))
+        np.add.at(self.record.passes, rows, 1)
         self.claim(stage, rows, x, origin, self.stand(rows, prepared).rank)
 
     def stand(self, rows: np.ndarray, prepared: Tensor) -> Standing:
@@ -191,6 +192,7 @@ class _Pool:
         probes = state.x.shape[1]
         rows = np.repeat(self.rows, probes)
         leaf, vectors = victim.probe(state.x.flatten(0, 1), self.search.needs_gradient)
+        self.of.record.passes[self.rows] += probes
         prepared = victim.gallery.prepare(vectors)
         standing = self.of.stand(rows, prepared.detach())
         if not self.last:
@@ -281,7 +283,9 @@ def _run_whole(run: Run, stage: Stage, search: Whole, rows: np.ndarray) -> None:
         part = rows[start : start + run.batch]
         x = run.queries.load(part).to(run.victim.device)
         model = MeteredModel(run.victim, run.queries.marks[part])
+        before = run.victim.meter.forward
         found = search.run(model, x.clone(), run.queries.ids[part].tolist(), stage.budget, stage.seed)
+        run.record.passes[part] += -(-(run.victim.meter.forward - before) // len(part))
         found = torch.where(torch.isfinite(found), found, x).detach()
         found = stage.budget.project(found.clone(), x, stage.budget.radii(x))
         run.check(stage, part, found, x)

@@ -14,6 +14,7 @@ from torch import Tensor
 from attacks.budget import Budget
 
 CLEAN = -1  # in `by`: nothing beat the clean point
+NOT_YET = -1  # in `spent`: recall at the smallest k still holds
 
 
 class Record:
@@ -23,6 +24,9 @@ class Record:
     broken with fewer than k), 0 where it has no match and does not count; `by` says which attack (its
     index) reached the rank, `size` how large its perturbation was. For the queries in `keep` the
     perturbed image that reached the rank at budget `keep_at` is kept, so that anyone can score it again.
+
+    `passes` (Q,) counts the forward passes that each query has used so far; `spent` (B, Q) is that
+    count when recall at the smallest k was first broken, 0 where it is wrong clean, NOT_YET before.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class Record:
         self.rank = np.tile(np.minimum(clean, self.top), (len(budgets), 1))
         self.by = np.full(self.rank.shape, CLEAN, np.int16)
         self.size = np.zeros(self.rank.shape)
+        self.passes = np.zeros(len(clean), np.int64)
+        self.spent = np.where(self.rank > self.ks[0], 0, NOT_YET)
         self.keep_at = keep_at
         self.kept: dict[int, Tensor | None] = dict.fromkeys(keep)
         self._limits = np.array([budget.limit for budget in budgets])
@@ -53,6 +59,7 @@ class Record:
     def restore(self, other: "Record") -> None:
         """Take over everything found so far in `other`."""
         self.rank, self.by, self.size = other.rank.copy(), other.by.copy(), other.size.copy()
+        self.passes, self.spent = other.passes.copy(), other.spent.copy()
         self.kept = dict(other.kept)
 
     def aim(self, budget: int, rows: np.ndarray) -> np.ndarray:
@@ -87,6 +94,8 @@ class Record:
                 # Several probes of one row can be in one call, so look again.
                 if rank[i] <= self.rank[budget, row]:
                     continue
+                if self.rank[budget, row] <= self.ks[0] < rank[i]:
+                    self.spent[budget, row] = self.passes[row]
                 self.rank[budget, row], self.by[budget, row] = rank[i], attack
                 self.size[budget, row] = size[i]
                 if budget == self.keep_at and row in self.kept:

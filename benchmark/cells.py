@@ -170,6 +170,7 @@ def frame_of(scorer: Scorer, outcome: Outcome) -> pd.DataFrame:
     }
     for i in range(len(record.budgets)):
         columns |= {f"rank_{i}": record.rank[i], f"by_{i}": record.by[i], f"size_{i}": record.size[i]}
+        columns[f"spent_{i}"] = record.spent[i]
     return pd.DataFrame(columns)
 
 

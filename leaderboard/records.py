@@ -37,6 +37,7 @@ from leaderboard.schema import (
     cell_key,
     check_rows,
     row_types,
+    without_spent,
 )
 
 __all__ = [
@@ -186,6 +187,8 @@ def rows_sha256(rows: Mapping[str, np.ndarray]) -> str:
 def _typed(record: CellRecord, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """Bring columns to order and type; a value that would change raises ValueError."""
     types = row_types(len(record.budgets))
+    if not any(name.startswith("spent_") for name in frame.columns):
+        types = without_spent(types)
     if set(frame.columns) != set(types):
         odd = sorted(set(map(str, frame.columns)) ^ set(types))
         raise ValueError(f"columns missing or not expected: {', '.join(odd)}")

@@ -171,7 +171,8 @@ def row_types(budgets: int) -> dict[str, np.dtype[Any]]:
     itself); clean_rank: 1 = best; average_precision and r_precision: in [0, 1], NaN where there is
     no match. Per budget i: rank_i: largest rank found, censored above the largest k; by_i: index
     of the attack that found it, -1 where nothing beat the clean point; size_i: norm of that
-    perturbation, 0 where there is none.
+    perturbation, 0 where there is none; spent_i: forward passes that the query had used when recall
+    at the smallest k was first broken, 0 where it is wrong clean, -1 where it still holds.
     """
     types = {
         "query": "i8",
@@ -182,13 +183,19 @@ def row_types(budgets: int) -> dict[str, np.dtype[Any]]:
         "r_precision": "f8",
     }
     for i in range(budgets):
-        types |= {f"rank_{i}": "i4", f"by_{i}": "i2", f"size_{i}": "f8"}
+        types |= {f"rank_{i}": "i4", f"by_{i}": "i2", f"size_{i}": "f8", f"spent_{i}": "i4"}
     return {name: np.dtype(code) for name, code in types.items()}
+
+
+def without_spent(types: Mapping[str, np.dtype[Any]]) -> dict[str, np.dtype[Any]]:
+    """The columns of a record that was written before passes were counted for each query."""
+    return {name: kind for name, kind in types.items() if not name.startswith("spent_")}
 
 
 def check_rows(record: CellRecord, rows: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError, naming the column, where rows break a law of the protocol."""
-    if {n: c.dtype for n, c in rows.items()} != row_types(len(record.budgets)):
+    types, found = row_types(len(record.budgets)), {name: column.dtype for name, column in rows.items()}
+    if found not in (types, without_spent(types)):
         raise ValueError("its columns are not those of its budgets")
     queries = rows["query"]
     laws = {
@@ -205,7 +212,16 @@ def check_rows(record: CellRecord, rows: Mapping[str, np.ndarray]) -> None:
             f"by_{i} (no such attack)": ((by >= -1) & (by < len(record.suite.attacks))).all(),
             f"size_{i} (negative or not finite)": (np.isfinite(size) & (size >= 0)).all(),
         }
+        if f"spent_{i}" in rows:
+            laws[f"spent_{i} (does not fit the ranks)"] = _spent_fits(record, rows, i)
         before = rank
     for law, holds in laws.items():
         if not holds:
             raise ValueError(f"a law is broken in column {law}")
+
+
+def _spent_fits(record: CellRecord, rows: Mapping[str, np.ndarray], budget: int) -> bool:
+    """Passes were spent exactly by what is broken and was not wrong clean."""
+    k, spent = record.ks[0], rows[f"spent_{budget}"]
+    broken, wrong = rows[f"rank_{budget}"] > k, rows["clean_rank"] > k
+    return bool(np.array_equal(spent, np.where(wrong, 0, np.where(broken, np.maximum(spent, 1), -1))))

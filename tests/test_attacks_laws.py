@@ -107,6 +107,7 @@ def test_same_seed_same_ranks_whatever_the_batch_the_order_and_the_shards(
     for batch in (1, 7, 16, 33, 64):
         again = world.run(attack, norm, RADII[norm], seed=3, batch=batch)
         assert np.array_equal(again.rank, whole.rank), f"batch {batch} changed ranks"
+        assert np.array_equal(again.spent, whole.spent), f"batch {batch} changed what was spent"
     backwards = world.run(attack, norm, RADII[norm], rows=rows[::-1], seed=3)
     assert np.array_equal(backwards.rank[:, ::-1], whole.rank)
     shards = [world.run(attack, norm, RADII[norm], rows=part, seed=3) for part in np.array_split(rows, 3)]

@@ -64,6 +64,24 @@ def test_the_last_iterate_is_looked_at_too() -> None:
     assert ladder_world().run(replace(attack, last=True), "linf", ["0.5"]).rank.tolist() == [[4]]
 
 
+@pytest.mark.parametrize(("last", "passes"), [(False, 2), (True, 5)])
+def test_the_record_says_after_how_many_passes_a_query_broke(last: bool, passes: int) -> None:
+    """The clean image is looked at first, then 0.34; the last iterate of four steps is the fifth look."""
+    attack = Attack("script", Margin(), Script(moves=(0.24, 0.24, 0.24, 0.24)), last=last)
+    record = ladder_world().run(attack, "linf", ["0.1", "0.3", "0.5"])
+    # The smallest budget is tried first, and what it finds outside itself counts for a larger one.
+    assert record.spent[1:].tolist() == ([[2], [2]] if not last else [[5], [5]])
+    assert record.spent[0].tolist() == [-1] and record.passes[0] >= passes
+
+
+def test_what_is_wrong_clean_costs_no_pass() -> None:
+    record = Record(np.array([2, 1]), budgets("linf", ["0.1"]), (1, 2), np.array([9, 9]))
+    assert record.spent.tolist() == [[0, -1]]
+    record.passes += 7
+    record.claim(0, np.array([1, 0]), np.array([0.1, 0.1]), np.array([3, 3]), torch.rand(2, 1, 2, 2))
+    assert record.spent.tolist() == [[0, 7]]
+
+
 def test_a_finding_counts_for_every_budget_that_holds_it_and_for_no_smaller_one() -> None:
     attack = Attack("script", Margin(), Script(moves=(0.1, 0.3)))
     record = ladder_world().run(attack, "linf", ["0.05", "0.1", "0.2", "0.3", "0.4"])

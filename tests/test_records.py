@@ -66,6 +66,7 @@ def rows(n: int = 12, seed: int = 0) -> pd.DataFrame:
     }
     for i, rank in enumerate((first, second)):
         frame |= {f"rank_{i}": rank, f"by_{i}": rng.integers(-1, 2, n), f"size_{i}": rng.random(n)}
+        frame[f"spent_{i}"] = np.where(clean > 1, 0, np.where(rank > 1, 3 + np.arange(n), -1))
     return pd.DataFrame(frame)
 
 
@@ -77,6 +78,14 @@ def test_a_shard_comes_back_as_it_was_written(tmp_path):
     assert back.model.model_extra == {"licence": "MIT"}
     assert frame.dtypes.to_dict() == records.row_types(2)
     pd.testing.assert_frame_equal(frame, rows(), check_dtype=False)
+
+
+def test_records_from_before_passes_were_counted_are_read(tmp_path):
+    path = cell_path(tmp_path, record())
+    write_cell(path, record(), rows().drop(columns=["spent_0", "spent_1"]))
+    assert "spent_0" not in read_cell(path)[1]
+    with pytest.raises(ValueError, match="spent_1"):
+        write_cell(path, record(), rows().drop(columns="spent_1"))
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path):
@@ -145,6 +154,7 @@ def test_foreign_and_edited_files_are_refused(tmp_path):
         ("by_1", -2, "no such attack"),
         ("size_0", np.nan, "not finite"),
         ("size_0", -0.1, "negative"),
+        ("spent_1", -7, "does not fit the ranks"),
         ("matches", -1, "matches"),
         ("clean_rank", 0, "below 1"),
         ("query", 3, "occurs twice"),
