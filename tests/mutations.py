@@ -103,7 +103,7 @@ MUTATIONS = (
     ),
     Mutation(
         "trap 12: a random start used for the gradient and then dropped",
-        "attacks/searches.py",
+        "attacks/searches/base.py",
         "    state.point.add_(spread(length, slope) * budget.ascent(slope))\n",
         "    state.point.copy_(state.origin + spread(length, slope) * budget.ascent(slope))\n",
         ENGINE,
@@ -174,7 +174,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the min-norm search stops short of the boundary",
-        "attacks/searches.py",
+        "attacks/searches/min_norm.py",
         "(size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)",
         "(size - loss / budget.dual(slope).clamp_min(1e-12)) * 0.97",
         ORACLE,

@@ -1,0 +1,108 @@
+"""What every stepped search is made of: its state, what it is told, and the moves that several share."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from attacks import noise
+from attacks.budget import Budget, spread
+
+
+@dataclass
+class State:
+    """The rows of a search under way; every field has one entry per row.
+
+    `x` (rows, probes, C, H, W): the images to look at next; `origin` (rows, C, H, W): the clean
+    ones; `radii` (rows,): how far each row may go.
+    """
+
+    x: Tensor
+    origin: Tensor
+    radii: Tensor
+
+    @property
+    def point(self) -> Tensor:
+        """The images of a search with one probe, (rows, C, H, W), sharing memory with `x`."""
+        return self.x[:, 0]
+
+
+S = TypeVar("S", bound=State)
+
+
+def keep(state: S, rows: Tensor) -> S:
+    """The state of some rows only (an index or a boolean mask)."""
+    return type(state)(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
+
+
+def join(state: S, new: S) -> S:
+    """The rows of both, those of `state` first."""
+    return type(state)(
+        **{f.name: torch.cat([getattr(state, f.name), getattr(new, f.name)]) for f in fields(state)}
+    )
+
+
+@dataclass
+class Look:
+    """What an evaluation of `state.x` found, one entry per row.
+
+    `loss` (rows, probes) and `gradient` (rows, probes, C, H, W), None for a search that needs none;
+    `t` (rows,) counts a row's steps since its aim last moved, 0 at the first; `changed` (rows,)
+    marks rows whose aim has just moved, whose running bests mean nothing any more.
+    """
+
+    loss: Tensor
+    gradient: Tensor | None
+    t: Tensor
+    changed: Tensor
+
+    @property
+    def slope(self) -> Tensor:
+        """The gradient of a search with one probe, (rows, C, H, W)."""
+        assert self.gradient is not None
+        return self.gradient[:, 0]
+
+
+@dataclass(frozen=True)
+class Search(ABC):
+    """The base of all stepped searches; `steps` is T, the evaluations that a row gets per aim.
+
+    `needs_gradient`: the engine runs the backward pass only if so. `min_norm`: the search looks for
+    the smallest perturbation by itself, so one run under the largest budget fills every smaller one.
+    `random`: two seeds give two runs, so restarts make sense.
+    """
+
+    steps: int = 40
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs_gradient: ClassVar[bool] = True
+    min_norm: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    @abstractmethod
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        """The state of fresh rows: `x` (rows, C, H, W) clean images, noise keyed by (seed, id)."""
+
+    @abstractmethod
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        """Move on from an evaluation of `state.x`; the engine has kept what it found."""
+
+
+def begin(x: Tensor, budget: Budget) -> State:
+    """The plain state: one probe at the clean image."""
+    return State(x[:, None].clone(), x.clone(), budget.radii(x))
+
+
+def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:
+    """Step up `slope` by `length` (rows,), in place, and back into the ball and the box."""
+    state.point.add_(spread(length, slope) * budget.ascent(slope))
+    budget.project(state.point, state.origin, state.radii)
+
+
+def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int, stream: int = 0) -> Tensor:
+    """A random point of the ball around each image, inside the box."""
+    pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 2 * stream + 1)
+    shift = budget.sample(noise.normal(x, seed, ids, 2 * stream), pick)
+    return budget.project(x + shift * budget.eps, x, budget.radii(x))
