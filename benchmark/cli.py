@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from benchmark.commands import board, compare, data, demo, listing, run, submit, tools
+from benchmark.commands import board, check_attack, compare, data, demo, listing, run, submit, tools
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
@@ -25,6 +25,7 @@ app.command("submit")(submit.submit)
 app.command("run")(run.run)
 app.command("leaderboard")(board.leaderboard)
 app.command("compare")(compare.compare)
+app.command("check-attack")(check_attack.check_attack)
 app.command("list")(listing.show)
 app.add_typer(data.app, name="data")
 app.command("convert")(tools.convert)

@@ -36,6 +36,7 @@ COMMANDS = (
     ["run"],
     ["leaderboard"],
     ["compare"],
+    ["check-attack"],
     ["list"],
     ["data"],
     ["data", "download"],
