@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +24,13 @@ class Metered(Protocol):
 
     labels: Tensor
 
+    @property
+    def others(self) -> Callable[[], Tensor]:
+        """Gives some other images of the task, (n, C, H, W)."""
+
+    def __getitem__(self, rows: Tensor) -> "Metered":
+        """The same model in front of some of the rows."""
+
     def __call__(self, x: Tensor) -> Tensor: ...
     def logits(self, x: Tensor) -> Tensor: ...
 
@@ -31,15 +39,36 @@ class Metered(Protocol):
 class Whole(Protocol):
     """A search that needs the model itself, such as any attack of another library.
 
-    It gets fixed batches and returns one image per row; the engine clips, audits and verifies what
-    comes back. The law that the batch size changes nothing does not hold for it.
+    It aims at k = 1: it gets fixed batches of the queries whose recall@1 still holds, and returns one
+    image per row; the engine clips, audits and verifies what comes back. The law that the batch size
+    changes nothing does not hold for it.
+
+    Optional attributes: `min_norm = True` for a search that looks for the smallest perturbation (it
+    runs once, under the largest budget, and what it finds fills every smaller one); `passes`, at most
+    how many forward passes it makes per query in one run; `options` with `change(option, text)` for
+    parameters given as text; `require_norm(norm)`, which raises UserError for a norm it does not attack.
     """
 
-    name: str
-    paper: str
+    @property
+    def name(self) -> str:
+        """Part of the suite digest."""
+
+    @property
+    def paper(self) -> str:
+        """Where it comes from (arXiv id)."""
 
     def run(self, model: Metered, x: Tensor, ids: list[int], budget: Budget, seed: int) -> Tensor:
         """Perturb clean images (rows, C, H, W) within the budget."""
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A `Whole` search that reads its parameters from text by itself."""
+
+    options: Mapping[str, Any]
+
+    def change(self, option: str, text: str) -> Whole:
+        """The same search with another value; UserError for an unknown parameter or a wrong type."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +88,17 @@ class Attack:
     declares: frozenset[str] = frozenset({"white-box"})
     paper: str = ""
     about: str = ""
+
+    @property
+    def min_norm(self) -> bool:
+        """Whether one run under the largest budget fills every smaller one."""
+        return bool(getattr(self.search, "min_norm", False))
+
+    def require_norm(self, norm: str) -> None:
+        """Raise UserError if the search attacks another norm."""
+        require: Callable[[str], None] | None = getattr(self.search, "require_norm", None)
+        if require is not None:
+            require(norm)
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines what the attack does, as plain data (for the suite digest)."""
@@ -80,6 +120,8 @@ class Attack:
         for option, text in options.items():
             if option == "restarts":
                 attack = dataclasses.replace(attack, restarts=_parse(self.name, option, text, 1))
+            elif isinstance(attack.search, Tunable):
+                attack = dataclasses.replace(attack, search=attack.search.change(option, text))
             elif option in known and dataclasses.is_dataclass(attack.search):
                 value = _parse(self.name, option, text, known[option])
                 search: Any = dataclasses.replace(attack.search, **{option: value})
@@ -93,6 +135,8 @@ class Attack:
 
 def parameters(search: Any) -> dict[str, Any]:
     """The parameters of a search by name."""
+    if isinstance(search, Tunable):
+        return dict(search.options)
     return {name: value for name, value in vars(search).items() if not name.startswith("_")}
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from attacks import bridge
 from attacks.attack import Attack, split_options
 from attacks.errors import UserError
+from attacks.foolbox_names import PREFIX
 from attacks.objectives import Drift, Margin, Push
 from attacks.searches import FGSM, FMN, PGD, Noise
 from attacks.table import Table
@@ -64,7 +66,7 @@ class Suite:
             "engine": ENGINE,
             "torch": torch.__version__.split("+")[0],
         }
-        if any(attack.name.startswith("foolbox:") for attack in self.attacks):
+        if any(attack.name.startswith(PREFIX) for attack in self.attacks):
             facts["foolbox"] = importlib.metadata.version("foolbox")
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -96,9 +98,9 @@ def suite_table() -> Table[Suite]:
 
 
 def find_attack(text: str) -> Attack:
-    """An attack by name, with parameters if wanted: "pgd", "pgd:steps=100,restarts=5"."""
+    """An attack by name, with parameters if wanted: "pgd", "pgd:steps=100", "foolbox:LinfPGD:steps=100"."""
     name, options = split_options(text)
-    attack = attack_table()[name]
+    attack = bridge.find(name) if name.startswith(PREFIX) else attack_table()[name]
     return attack.change(**options) if options else attack
 
 
@@ -108,7 +110,7 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
         return suite_table()[wanted]
     if isinstance(wanted, str):
         name, _ = split_options(wanted)
-        if name not in attack_table():
+        if name not in attack_table() and not name.startswith(PREFIX):
             # Ask the table that knows both, so that "standrad" is answered with "standard".
             both: Table[object] = Table("suite or attack")
             for known in (*suite_table(), *attack_table()):

@@ -109,6 +109,13 @@ class Gallery:
             return (prepared * others).sum(1)
         return -(prepared - others).square().sum(1)
 
+    def similar(self, prepared: Tensor, at: Tensor) -> Tensor:
+        """Similarity of prepared vectors (rows, D) to the items at `at` (rows, n), differentiable: (rows, n)."""
+        items = self.vectors[at]
+        if self.distance == "cosine":
+            return torch.einsum("rd,rnd->rn", prepared, items)
+        return -(prepared[:, None] - items).square().sum(2)
+
     def exact(self, vectors: Tensor, items: Tensor) -> Tensor:
         """Similarity in float64 of raw vectors (n, D) to the gallery items at `items` (n,): (n,)."""
         one, other = wide(vectors), wide(self._raw[items])
@@ -196,12 +203,16 @@ class Standing:
         return self.impostor(k)[0] - self.match
 
 
-def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand."""
-    similarity = gallery.similarity(prepared)
+def hide_own(similarity: Tensor, marks: Marks) -> Tensor:
+    """Similarities (rows, G) with -inf at each query's own id; a new tensor, differentiable."""
     own = marks.own[:, None]
     hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))
-    similarity.scatter_(1, own, hidden)
+    return similarity.scatter(1, own, hidden)
+
+
+def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand."""
+    similarity = hide_own(gallery.similarity(prepared), marks)
     members = gallery.members[marks.group]
     matches = similarity.gather(1, members)
     return similarity.scatter_(1, members, -torch.inf), matches, members

@@ -156,6 +156,9 @@ def evaluate(
     if store is not None:
         require_writable(Path(store))
     chosen = find_suite(suite)
+    for norm in norms:
+        for attack in chosen.attacks:
+            attack.require_norm(norm)
     alone = not (isinstance(suite, str) and suite in suite_table())
     with frozen(module):
         scorer = Scorer(module, task, distance, Settings(device, batch, amp))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.budget import NORMS
-from attacks.catalogue import Suite, find_attack, find_suite
+from attacks.catalogue import Suite, find_suite
 from attacks.errors import UserError
 from attacks.searches import Search
 from attacks.table import unknown
@@ -89,9 +89,13 @@ class Job:
 
 
 def most_passes(attack: Attack, budgets: int, ks: int) -> int:
-    """Passes per query if nothing breaks before the last step (a `Whole` search counts as 100)."""
+    """Passes per query if nothing breaks before the last step.
+
+    A `Whole` search counts with its own estimate, or else as 100, and one look at what it found.
+    """
     if not isinstance(attack.search, Search):
-        return attack.restarts * budgets * 100
+        passes = int(getattr(attack.search, "passes", 100))
+        return attack.restarts * (passes * (1 if attack.min_norm else budgets) + budgets)
     runs = 1 if attack.search.min_norm else budgets
     # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more.
     return attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
@@ -185,11 +189,10 @@ def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
                 f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
             )
         for name in spec.suites:
-            if spec.alone:
-                attack = find_attack(name)
-                yield Suite(attack.name, (attack,)), norm
-            else:
-                yield find_suite(name), norm
+            suite = find_suite([name] if spec.alone else name)
+            for attack in suite.attacks:
+                attack.require_norm(norm)
+            yield suite, norm
 
 
 def _job(

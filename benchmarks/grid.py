@@ -19,11 +19,10 @@ from pathlib import Path
 import foolbox
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from attacks.budget import parse_radius
 from attacks.catalogue import find_attack
-from attacks.engine import MeteredModel
+from attacks.metered import MeteredModel, NearestNeighbour
 from attacks.retrieval import Standing
 from attacks.victim import Victim, frozen
 from benchmark.datasets import load_task
@@ -31,17 +30,6 @@ from benchmark.scoring import Scorer, Settings
 from models import registry
 
 BATCH = 64
-
-
-class NearestNeighbour(nn.Module):
-    """The victim as a classifier over the gallery's classes, for the queries of one fixed batch."""
-
-    def __init__(self, model: MeteredModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.logits(x)
 
 
 def ours(scorer: Scorer, attack: str) -> tuple[np.ndarray, float, float]:
@@ -65,7 +53,7 @@ def theirs(
     for begin in range(0, len(right), BATCH):
         rows = right[begin : begin + BATCH]
         marks = gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
-        classifier = NearestNeighbour(MeteredModel(victim, marks)).eval()
+        classifier = NearestNeighbour(MeteredModel(victim, marks))
         bridge = foolbox.PyTorchModel(classifier, bounds=(0, 1), device="cpu")
         x = task.load(task.query[rows])
         _, clipped, _ = attack(bridge, x, marks.group, epsilons=list(radii))

@@ -259,16 +259,23 @@ def test_a_whole_search_is_clipped_audited_and_verified() -> None:
     record = ladder_world().run(Attack("shift", Margin(), Shift(0.5)), "linf", ["0.1", "0.3"])
     assert record.rank.tolist() == [[1], [1]], "a NaN pixel is no perturbation"
     world = ladder_world()
-    world.labels[1] = 0
-    world.query = np.array([6, 1])
+    world.query = np.array([6, 6])
+    # 0.2: only 0.3 is nearer than the match at 0; 0.41: all five impostors are.
+    for radius, rank in (("0.1", 2), ("0.31", 5)):
+        record = world.run(Attack("shift", Margin(), Shift(0.5)), "linf", [radius])
+        assert record.rank[:, 1].tolist() == [rank]
+        np.testing.assert_allclose(record.size[:, 1], [float(radius)], atol=1e-6)
+
+
+def test_a_whole_search_gets_the_rows_whose_first_k_still_holds() -> None:
+    world = ladder_world()
+    world.query = np.array([6, 6])
     record = world.run(Attack("shift", Margin(), Shift(0.5)), "linf", ["0.1", "0.31"])
-    # 0.4: farther from its match at 0 than from 0.5, 0.6, 0.7; 0.61: than from 0.8 too.
-    assert record.rank[:, 1].tolist() == [4, 5]
-    np.testing.assert_allclose(record.size[:, 1], [0.1, 0.31], atol=1e-6)
+    assert record.rank[:, 1].tolist() == [2, 2], "broken at 0.1, so it is not shown at 0.31"
 
 
 def test_the_logits_of_a_whole_search_are_the_nearest_neighbour_rule() -> None:
-    from attacks.engine import MeteredModel
+    from attacks.metered import MeteredModel
     from attacks.retrieval import ranks
     from attacks.victim import Victim
 

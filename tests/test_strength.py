@@ -7,10 +7,9 @@ import foolbox
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from attacks.catalogue import find_attack
-from attacks.engine import MeteredModel
+from attacks.metered import MeteredModel, NearestNeighbour
 from attacks.retrieval import Standing
 from attacks.victim import Victim, frozen
 from benchmark.datasets import load_task
@@ -59,21 +58,12 @@ def test_min_norm_and_cold_search_agree_without_seeding_each_other(held: dict[st
     assert (np.abs(fmn - pgd)[:-1] <= 0.02).all(), (fmn, pgd)
 
 
-class NearestNeighbour(nn.Module):
-    def __init__(self, model: MeteredModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.logits(x)
-
-
 def test_foolbox_finds_no_more_than_we_do(held: dict[str, np.ndarray], scorer: Scorer) -> None:
     """A second library on the same nearest-neighbour rule: at each budget we leave no more standing."""
     gallery, task = scorer.gallery, scorer.task
     rows = np.flatnonzero(scorer.clean.rank == 1)[:150]
     marks = gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
-    classifier = NearestNeighbour(MeteredModel(Victim(scorer.model, gallery), marks)).eval()
+    classifier = NearestNeighbour(MeteredModel(Victim(scorer.model, gallery), marks))
     bridge = foolbox.PyTorchModel(classifier, bounds=(0, 1), device="cpu")
     x = task.load(task.query[rows])
     assert bool((bridge(x).argmax(1) == marks.group).all()), "the two rules disagree on clean queries"
