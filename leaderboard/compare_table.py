@@ -4,14 +4,15 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
 
-from leaderboard import compare_figures
+import pandas as pd
+
+from leaderboard import compare_figures, compare_matrix
 from leaderboard.board import NORM_NAMES
-from leaderboard.comparison import COSTS, WORST, Comparison, comparison, comparisons
+from leaderboard.compare_page import costs_of, numbered, percent, to_markdown
+from leaderboard.comparison import WORST, Comparison, comparison, comparisons
 from leaderboard.errors import UserError
 from leaderboard.records import safe_name, scan, write_atomic
-from leaderboard.table import BLANK, markdown_table
 
 __all__ = [
     "Comparison",
@@ -45,22 +46,44 @@ def write_comparison(
 
 
 def write_files(found: Comparison, out: Path) -> list[Path]:
-    """Write `compare-<dataset>-<norm>-<model>` .md, .csv, .json and its figures below `out`."""
+    """Write `compare-<dataset>-<norm>-<model>` .md, its tables (.csv, .json) and figures below `out`."""
     dataset, norm, model = found.name
     name = safe_name(f"compare-{dataset}-{norm}-{model}")
+    stem = out / "figures" / name
     drawn = [
-        *compare_figures.attack_curves(found, out / "figures" / f"{name}-curves"),
-        *compare_figures.attack_shares(found, out / "figures" / f"{name}-shares"),
+        *compare_figures.attack_curves(found, stem.with_name(f"{name}-curves")),
+        *compare_figures.attack_shares(found, stem.with_name(f"{name}-shares")),
+        *compare_matrix.success_matrix(found, stem.with_name(f"{name}-matrix")),
+        *compare_figures.recall_against_passes(found, stem.with_name(f"{name}-passes")),
     ]
-    frame = found.frame.round(6)
-    lines = json.loads(frame.to_json(orient="records", double_precision=6))
     pictures = [picture(path, out) for path in drawn if path.suffix == ".png"]
-    contents = {
-        ".md": to_markdown(found) + "\n" + "\n".join(pictures),
-        ".csv": frame.to_csv(index=False, lineterminator="\n"),
-        ".json": json.dumps(lines, indent=1, ensure_ascii=False) + "\n",
-    }
+    contents = {".md": "\n".join([to_markdown(found), _listed(found, name), "## Figures\n", *pictures])}
+    for suffix, (frame, _) in _tables(found).items():
+        frame = frame.round(6)
+        lines = json.loads(frame.to_json(orient="records", double_precision=6))
+        contents[f"{suffix}.csv"] = frame.to_csv(index=False, lineterminator="\n")
+        contents[f"{suffix}.json"] = json.dumps(lines, indent=1, ensure_ascii=False) + "\n"
     return [*write_all(out / name, contents), *drawn]
+
+
+def _tables(found: Comparison) -> dict[str, tuple[pd.DataFrame, str]]:
+    """What is written as CSV and JSON, by the end of the file's name, with a line that explains it."""
+    tables = {
+        "": (found.frame, "recall, distance from the worst case, gain and cost; attack x k x budget"),
+        "-pairs": (found.pairs, "success matrix and paired differences; attack x other x k x budget"),
+        "-merits": (found.merits, "optimality and same budget; attack x k"),
+        "-passes": (found.passes, f"recall@{found.record.ks[0]} after so many passes; attack x budget"),
+    }
+    return {suffix: table for suffix, table in tables.items() if len(table[0])}
+
+
+def _listed(found: Comparison, name: str) -> str:
+    """List the data files of a page, a line each."""
+    lines = [
+        f"- [{name}{suffix}.csv]({name}{suffix}.csv), [JSON]({name}{suffix}.json): {about}\n"
+        for suffix, (_, about) in _tables(found).items()
+    ]
+    return "## Files\n\nAll budgets and ks, shares as fractions of 1:\n\n" + "".join(lines)
 
 
 def picture(path: Path, out: Path) -> str:
@@ -78,100 +101,52 @@ def write_all(stem: Path, contents: dict[str, str]) -> list[Path]:
     return paths
 
 
-def to_markdown(found: Comparison) -> str:
-    """Write a comparison as a Markdown page."""
+def to_text(found: Comparison) -> str:
+    """Write the first k of a comparison as aligned tables for the terminal."""
     r = found.record
-    norm, first = NORM_NAMES.get(r.norm, r.norm), r.ks[0]
-    left = f", {found.excluded:,} left out (no match)" if found.excluded else ""
+    title = f"{found.title} on {r.dataset.name}, {NORM_NAMES.get(r.norm, r.norm)}"
     parts = [
-        f"# Attacks on {found.title}: {r.dataset.name}, {norm}\n",
-        f"Each attack ran alone on all queries. {found.queries:,} queries, {found.classes:,} "
-        f"classes{left}; protocol {r.protocol}; seed {r.seed}. Percent; 95 % class-clustered "
-        f"intervals in brackets; **worst** takes the strongest attack per query.\n",
-        f"## Recall@{first} under attack, and its price\n",
-        _recall_table(found, first, priced=True),
-        f"## Share of queries that only this attack breaks (recall@{first})\n",
-        _table(found, found.attacks, lambda a: _percents(found.pick(a, first, "only"))),
-        f"## Above the worst case (recall@{first}, points)\n",
-        "A star marks a difference from the worst case that is significant at 5 % after Holm's "
-        f"correction over the {len(found.attacks) * len(r.budgets)} differences shown.\n",
-        _table(found, found.attacks, lambda a: _differences(found, a, first)),
+        f"{title}: recall@{r.ks[0]} in percent, each attack alone on {found.queries:,} queries",
+        _aligned(_text_rows(found)),
+        f"forward, backward, seconds: per query; gain: points that the worst case at {r.headline} would rise "
+        "without it; optimal: percent of the best known curve",
     ]
-    for k in r.ks[1:]:
-        parts += [f"## Recall@{k} under attack\n", _recall_table(found, k, priced=False)]
+    if len(found.attacks) > 1:
+        parts += [
+            f"\nof the queries that the row breaks at {r.headline}, the percent that the column misses",
+            _aligned(_matrix_rows(found)),
+        ]
     return "\n".join(parts)
 
 
-def to_text(found: Comparison) -> str:
-    """Write the first k of a comparison as an aligned table for the terminal."""
+def _text_rows(found: Comparison) -> Iterable[list[str]]:
     r = found.record
     k, budgets = r.ks[0], ("clean", *r.budgets)
-    head = ["attack", *budgets, "passes", "seconds", f"only at {r.headline}"]
-    rows = [head]
+    yield ["attack", *budgets, "forward", "backward", "seconds", "gain", "optimal"]
     for attack in (*found.attacks, WORST):
-        recall = found.pick(attack, k, "recall")
-        only = found.pick(attack, k, "only")[r.headline]
+        recall, gain = (found.pick(attack, k, column) for column in ("recall", "gain"))
         forward, backward, seconds = costs_of(found, attack)
-        rows.append(
-            [
-                *(attack, *(f"{100 * recall[b]:.1f}" for b in budgets)),
-                *(f"{forward + backward:.1f}", f"{seconds:.3g}"),
-                "" if attack == WORST else f"{100 * only:.1f}",
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    ]
-    title = f"{found.title} on {r.dataset.name}, {NORM_NAMES.get(r.norm, r.norm)}"
-    return "\n".join(
-        [
-            f"{title}: recall@{k} in percent, each attack alone on {found.queries:,} queries",
-            *lines,
-            "passes and seconds per query; only: percent of queries that no other attack breaks",
+        near = [] if attack == WORST else [gain[r.headline], found.merit(attack, "optimality")]
+        cells = [attack, *(f"{100 * recall[b]:.1f}" for b in budgets)]
+        yield [
+            *cells,
+            f"{forward:.1f}",
+            f"{backward:.1f}",
+            f"{seconds:.3g}",
+            *(map(percent, near) if near else ("", "")),
         ]
+
+
+def _matrix_rows(found: Comparison) -> Iterable[list[str]]:
+    yield ["", *(str(i) for i in range(1, 1 + len(found.attacks)))]
+    for name, shares in zip(numbered(found), found.matrix("missed"), strict=True):
+        yield [name, *(percent(share) for share in shares)]
+
+
+def _aligned(rows: Iterable[list[str]]) -> str:
+    """Lay rows out in columns, the first to the left, the others to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     )
-
-
-def costs_of(found: Comparison, attack: str) -> tuple[float, float, float]:
-    """Forward passes, backward passes and seconds per query."""
-    line = found.frame[found.frame["attack"] == attack].iloc[0]
-    forward, backward, seconds = (float(line[name]) for name in COSTS)
-    return forward, backward, seconds
-
-
-def _table(found: Comparison, attacks: Iterable[str], cells: Any) -> str:
-    heads = [("Attack", True), *((budget, False) for budget in found.record.budgets)]
-    return markdown_table(heads, ([attack, *cells(attack)] for attack in attacks))
-
-
-def _percents(values: dict[str, float]) -> list[str]:
-    return [f"{100 * v:.1f}" for budget, v in values.items() if budget != "clean"]
-
-
-def _differences(found: Comparison, attack: str, k: int) -> list[str]:
-    columns = ("difference", "difference_low", "difference_high", "p")
-    parts = [found.pick(attack, k, column) for column in columns]
-    return [
-        f"{100 * d[b]:+.1f} [{100 * low[b]:+.1f}, {100 * high[b]:+.1f}]{' *' if p[b] < 0.05 else ''}"
-        for d, low, high, p in [parts]
-        for b in found.record.budgets
-    ]
-
-
-def _recall_table(found: Comparison, k: int, priced: bool) -> str:
-    heads = [("Attack", True), *((b, False) for b in ("clean", *found.record.budgets))]
-    if priced:
-        heads += [("Passes/query (forward + backward)", False), ("Seconds/query", False)]
-    rows = []
-    for attack in (*found.attacks, WORST):
-        recall, low, high = (found.pick(attack, k, c) for c in ("recall", "low", "high"))
-        cells = [f"{100 * recall[b]:.1f} [{100 * low[b]:.1f}, {100 * high[b]:.1f}]" for b in recall]
-        name = f"**{attack}**" if attack == WORST else attack
-        rows.append([name, *cells, *(_price(found, attack) if priced else ())])
-    return markdown_table(heads, rows)
-
-
-def _price(found: Comparison, attack: str) -> list[str]:
-    forward, backward, seconds = costs_of(found, attack)
-    return [f"{forward:.1f} + {backward:.1f}", f"{seconds:.3g}" if seconds else BLANK]

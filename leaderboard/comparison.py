@@ -4,7 +4,7 @@ Arithmetic on the records that `robustdml compare` leaves: nothing is run here.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +12,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leaderboard.entry import NEVER, broken_table
+from leaderboard.anytime import anytime
+from leaderboard.compare_lines import WORST, Contest, merit_lines, pair_lines, recall_lines
+from leaderboard.entry import broken_table
 from leaderboard.errors import UserError
 from leaderboard.records import Cell, CellRecord, Work
-from leaderboard.statistics import holm, p_value, radius, resample
+from leaderboard.statistics import radius
 
-WORST = "worst"
-"""Name of the row that takes, per query, the strongest of all attacks."""
+__all__ = ["COSTS", "WORST", "Comparison", "comparison", "comparisons"]
+
+COSTS = ("forward_per_query", "backward_per_query", "seconds_per_query")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `frame` is about, and the frame: one line per attack (and "worst"), k and budget.
+    """What the tables are about, and the tables. Shares are fractions of 1.
 
-    Columns: attack, norm, budget (text; "clean"), eps, k, recall, low, high (fractions with a 95 %
-    class-clustered interval); only (share of queries whose recall@k nobody else breaks); difference,
-    difference_low, difference_high (recall minus the worst case, paired); p (Holm-adjusted over the
-    lines of one k, two-sided, null hypothesis: no difference); queries, forward_per_query,
-    backward_per_query, seconds_per_query.
+    Intervals (name, name_low, name_high) are 95 %, paired and class-clustered; p-values those of an
+    exact test that changes signs class by class (`leaderboard.paired`), Holm-adjusted.
+
+    `frame`: one line per attack (and "worst"), k and budget (text; "clean"; eps as a number): recall,
+    low, high; difference (recall minus the worst case) and its p; gain (how much higher the worst case
+    would be without this attack, which is the share of queries that only it breaks) and gain_p, both
+    adjusted over the attacks and budgets of one k; queries; `COSTS`.
+    `pairs`: per k, budget and ordered pair: breaks (share of all queries that `attack` breaks), missed
+    (share of those that `other` misses), difference (recall under attack minus under other) and p,
+    adjusted over the pairs of one k and budget.
+    `merits`: per attack and k: optimality (`ensemble.optimality`), matched (`ensemble.matched`), `COSTS`.
+    `passes`: recall at the smallest k after so many passes (`anytime`); no lines where records lack it.
     """
 
     record: CellRecord
@@ -38,6 +48,9 @@ class Comparison:
     excluded: int
     classes: int
     frame: pd.DataFrame
+    pairs: pd.DataFrame
+    merits: pd.DataFrame
+    passes: pd.DataFrame
 
     @property
     def name(self) -> tuple[str, str, str]:
@@ -55,6 +68,37 @@ class Comparison:
         frame = self.frame
         lines = frame[(frame["attack"] == attack) & (frame["k"] == k)]
         return dict(zip(lines["budget"], lines[column], strict=True))
+
+    def merit(self, attack: str, column: str, k: int | None = None) -> Any:
+        """One number of `merits` for an attack, at the smallest k unless another is given."""
+        lines = self.merits
+        lines = lines[(lines["attack"] == attack) & (lines["k"] == (k or self.record.ks[0]))]
+        return lines[column].iloc[0]
+
+    def matrix(self, column: str, budget: str | None = None, k: int | None = None) -> NDArray[Any]:
+        """A column of `pairs` as (A, A): rows attack, columns other, NaN on the diagonal.
+
+        At the headline budget and the smallest k unless others are given.
+        """
+        budget, k = budget or self.record.headline, k or self.record.ks[0]
+        lines = self.pairs[(self.pairs["budget"] == budget) & (self.pairs["k"] == k)]
+        square = np.full((len(self.attacks), len(self.attacks)), np.nan)
+        square[~np.eye(len(square), dtype=bool)] = lines[column].to_numpy()
+        return square
+
+    def breaks(self) -> NDArray[np.float64]:
+        """Share of all queries that each attack breaks, at the headline budget and the smallest k."""
+        k, budget = self.record.ks[0], self.record.headline
+        recall = [self.pick(attack, k, "recall") for attack in self.attacks]
+        return np.array([shares["clean"] - shares[budget] for shares in recall])
+
+    def anytime(self, budget: str | None = None) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Per attack whose record has it: passes, and recall after them (headline unless given)."""
+        lines = self.passes[self.passes["budget"] == (budget or self.record.headline)]
+        return {
+            str(attack): (part["passes"].to_numpy(), part["recall"].to_numpy())
+            for attack, part in lines.groupby("attack", sort=False)
+        }
 
 
 def comparisons(cells: Iterable[Cell]) -> list[Comparison]:
@@ -91,20 +135,45 @@ def comparison(cells: Sequence[Cell]) -> Comparison:
                 f"{cell.record.suite.name} did not meet the same queries as {record.suite.name}; "
                 "compare attacks on one model, dataset, norm and limit."
             )
-    tables = {cell.record.suite.attacks[0]: broken_table(cell.record, cell.frame) for cell in cells}
-    counted = next(iter(tables.values()))
-    lines = [line for k in record.ks for line in _lines(record, tables, k)]
-    costs = {cell.record.suite.attacks[0]: _cost(cell) for cell in cells}
+    names = tuple(cell.record.suite.attacks[0] for cell in cells)
+    tables = [broken_table(cell.record, cell.frame) for cell in cells]
+    counted = tables[0]
+    contests = [
+        Contest(
+            record=record,
+            k=k,
+            names=names,
+            broken=np.stack([table[f"k{k}"].to_numpy() for table in tables]),
+            labels=counted["label"].to_numpy(),
+        )
+        for k in record.ks
+    ]
+    costs = {name: _cost(cell) for name, cell in zip(names, cells, strict=True)}
     costs[WORST] = {name: sum(cost[name] for cost in costs.values()) for name in COSTS}
-    frame = pd.DataFrame([{**line, **costs[line["attack"]]} for line in lines])
+    frames = {name: cell.frame for name, cell in zip(names, cells, strict=True)}
+    ends = {name: cost["forward_per_query"] for name, cost in costs.items()}
     return Comparison(
         record=record,
-        attacks=tuple(tables),
+        attacks=names,
         queries=len(counted),
         excluded=len(first) - len(counted),
         classes=counted["label"].nunique(),
-        frame=frame,
+        frame=_priced(costs, (line for each in contests for line in recall_lines(each))),
+        pairs=pd.DataFrame([line for each in contests for line in pair_lines(each)], columns=PAIR_COLUMNS),
+        merits=_priced(costs, (line for each in contests for line in merit_lines(each))),
+        passes=anytime(record, frames, ends, [float(radius(text)) for text in record.budgets]),
     )
+
+
+PAIR_COLUMNS = [
+    *("attack", "other", "norm", "budget", "eps", "k", "breaks", "missed"),
+    *("difference", "difference_low", "difference_high", "p"),
+]
+
+
+def _priced(costs: Mapping[str, dict[str, float]], lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Add to each line what its attack cost."""
+    return pd.DataFrame([{**line, **costs[line["attack"]]} for line in lines])
 
 
 def _strength(cell: Cell) -> tuple[float, str]:
@@ -114,62 +183,7 @@ def _strength(cell: Cell) -> tuple[float, str]:
     return float(first.mean()), cell.record.suite.name
 
 
-COSTS = ("forward_per_query", "backward_per_query", "seconds_per_query")
-
-
 def _cost(cell: Cell) -> dict[str, float]:
     work: Sequence[Work] = cell.record.work
     ran = max(len(cell.frame), 1)
     return {name: sum(getattr(w, name.removesuffix("_per_query")) for w in work) / ran for name in COSTS}
-
-
-def _lines(record: CellRecord, tables: dict[str, pd.DataFrame], k: int) -> Iterable[dict[str, Any]]:
-    """Make the lines of one k: attacks x (clean, budgets), the worst case last."""
-    broken = np.stack([table[f"k{k}"].to_numpy() for table in tables.values()])  # (A, Q)
-    broken = np.vstack([broken, broken.min(0)])
-    names = [*tables, WORST]
-    budgets = ("clean", *record.budgets)
-    hits = np.stack([broken > i for i in range(len(budgets))], axis=1)  # (A + 1, 1 + B, Q)
-    labels = next(iter(tables.values()))["label"].to_numpy()
-    drawn = resample(hits.reshape(-1, hits.shape[-1]), labels)
-    lines = []
-    for a, name in enumerate(names):
-        for b, budget in enumerate(budgets):
-            i, worst = a * len(budgets) + b, (len(names) - 1) * len(budgets) + b
-            share, difference = drawn.interval(i), drawn.difference(i, worst)
-            lines.append(
-                {
-                    "attack": name,
-                    "norm": record.norm,
-                    "budget": budget,
-                    "eps": float(radius(budget)) if b else 0.0,
-                    "k": k,
-                    "recall": share.value,
-                    "low": share.low,
-                    "high": share.high,
-                    "only": only_broken_by(broken[:-1], b)[a] if name != WORST else np.nan,
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                    "p": p_value(drawn.samples[i] - drawn.samples[worst]),
-                    "queries": hits.shape[-1],
-                }
-            )
-    tested = [line for line in lines if line["attack"] != WORST and line["budget"] != "clean"]
-    adjusted = holm([line["p"] for line in tested])
-    for line in lines:
-        line["p"] = np.nan
-    for line, p in zip(tested, adjusted, strict=True):
-        line["p"] = p
-    return lines
-
-
-def only_broken_by(broken: NDArray[np.uint8], budget: int) -> NDArray[np.float64]:
-    """Share of queries that one attack breaks within a budget and no other does: (A,).
-
-    broken: (A, Q) index of the smallest broken budget (0 = wrong on the clean image, which is
-    nobody's doing; `NEVER`).
-    """
-    found = (broken <= budget) & (broken > 0) & (broken != NEVER)
-    alone = found & (found.sum(0) == 1)
-    return np.asarray(alone.mean(1))

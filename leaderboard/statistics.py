@@ -163,12 +163,6 @@ def ranks(rows: Resampled) -> list[int]:
     return [1 + sum(row) for row in better]
 
 
-def p_value(differences: Floats) -> float:
-    """Two-sided p-value of "no difference" from resampled differences: (RESAMPLES,) -> (0, 1]."""
-    below, above = (differences <= 0).sum(), (differences >= 0).sum()
-    return float(min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences))))
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Adjust p-values for their number (Holm 1979): order kept, never above 1."""
     order = np.argsort(p, kind="stable")

@@ -32,7 +32,10 @@ def compare(
     fold: options.Fold = False,
     compile_: options.Compile = False,
 ) -> int:
-    """Compare attacks: R@k per budget, cost, what only one of them breaks, the worst case over all.
+    """Compare attacks: who breaks what, who misses it, who adds to the others, at what cost.
+
+    R@k per budget and the worst case over all, success matrix, gain to the ensemble, nearness to the
+    best known, paired differences, passes and seconds; tables, figures and a page that explains them.
 
     Example: robustdml compare glyphs-panum2021 --attack fmn --attack pgd:steps=100 --attack released
     """
