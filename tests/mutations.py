@@ -228,4 +228,18 @@ MUTATIONS = (
         "",
         "tests/test_grid.py",
     ),
+    Mutation(
+        "the success matrix divides by the other attack's successes",
+        "leaderboard/ensemble.py",
+        "return np.asarray(1 - both / np.diag(both)[:, None])",
+        "return np.asarray(1 - both / np.diag(both)[None, :])",
+        "tests/test_leaderboard_compare.py",
+    ),
+    Mutation(
+        "a query that was never broken counts as broken after no passes",
+        "leaderboard/anytime.py",
+        "held = [float(((spent < 0) | (spent > n)).mean()) for n in at]",
+        "held = [float((spent > n).mean()) for n in at]",
+        "tests/test_leaderboard_compare.py",
+    ),
 )

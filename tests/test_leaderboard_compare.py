@@ -99,11 +99,14 @@ def test_every_pair_agrees_with_loops():
 
 
 def test_a_pair_is_the_same_from_both_sides():
-    pairs = comparison(cells()).pairs.set_index(["k", "budget", "attack", "other"])
+    found = comparison(cells())
+    pairs = found.pairs.set_index(["k", "budget", "attack", "other"])
     for (k, budget, a, b), line in pairs.iterrows():
         turned = pairs.loc[k, budget, b, a]
         assert line["difference"] == -turned["difference"] and line["p"] == turned["p"]
         assert line["difference_low"] == -turned["difference_high"]
+        at = found.attacks.index(a), found.attacks.index(b)
+        assert found.matrix("missed", budget, k)[at] == pytest.approx(line["missed"], nan_ok=True)
 
 
 def test_cost_is_per_query_and_the_worst_case_pays_for_all():
