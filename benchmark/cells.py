@@ -14,7 +14,7 @@ from torch import Tensor
 from attacks.catalogue import Suite
 from attacks.errors import UserError
 from benchmark.candidate import Candidate
-from benchmark.checks import NOT_RUN, chance_of, clean_checks, rescore
+from benchmark.checks import NOT_RUN, audit, chance_of, clean_checks, rescore
 from benchmark.pictures import kept_path, write_pictures
 from benchmark.scoring import Outcome, Scorer, Settings, positions_of
 from benchmark.tasks import RetrievalTask
@@ -136,6 +136,7 @@ def write_outcome(results: Path, scorer: Scorer, record: CellRecord, outcome: Ou
     digests = _write_kept(results, scorer, record, outcome)
     checks = [
         *clean_checks(scorer),
+        audit(outcome),
         rescore(scorer, outcome),
         *(Check(name=name, level="not run") for name in NOT_RUN),
     ]

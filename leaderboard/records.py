@@ -276,14 +276,20 @@ def _total(records: Iterable[CellRecord]) -> tuple[Work, ...]:
 
 
 def _worst(checks: Iterable[Check]) -> tuple[Check, ...]:
-    """Keep one answer per trust check: the worst of the shards, the first of several such."""
+    """Keep one answer per trust check: the worst of the shards, the first of several such.
+
+    What the shards looked at adds up (`over`).
+    """
     severity = ("not run", "ok", "note", "flag", "block")
     worst: dict[str, Check] = {}
+    over: dict[str, int] = {}
     for check in checks:
         held = worst.setdefault(check.name, check)
         if severity.index(check.level) > severity.index(held.level):
             worst[check.name] = check
-    return tuple(worst.values())
+        if check.over is not None:
+            over[check.name] = over.get(check.name, 0) + check.over
+    return tuple(c.model_copy(update={"over": over.get(c.name)}) for c in worst.values())
 
 
 def _plus(a: Work, b: Work) -> Work:

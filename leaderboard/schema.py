@@ -84,11 +84,23 @@ class Work(_Strict):
 
 
 class Check(_Strict):
-    """One trust check of the protocol: "block" takes the rank away, "flag" puts a badge."""
+    """One trust check of the protocol: "block" takes the rank away, "flag" puts a badge.
+
+    `figure` is what was measured, `threshold` the limit it was held against (None where there is no
+    number, and in older records); `over` counts what it was taken over where shards add up.
+    """
 
     name: str
     level: Literal["ok", "note", "flag", "block", "not run"]
     message: str = ""
+    figure: float | None = Field(default=None, allow_inf_nan=False)
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+    over: int | None = Field(default=None, ge=0)
+
+    @property
+    def outcome(self) -> str:
+        """The level as people read it: "pass" for "ok"."""
+        return "pass" if self.level == "ok" else self.level
 
 
 def cell_key(

@@ -117,9 +117,9 @@ MUTATIONS = (
     ),
     Mutation(
         "trap 14: a collapsed model passes the gate",
-        "benchmark/checks.py",
-        'return _check("clean R@1", r1 < floor, "block", message)',
-        'return _check("clean R@1", False, "block", message)',
+        "benchmark/checks/clean.py",
+        'return verdict("clean R@1", r1 < floor, "block", message, 100 * r1, 100 * floor)',
+        'return verdict("clean R@1", False, "block", message, 100 * r1, 100 * floor)',
         "tests/test_checks.py",
     ),
     Mutation(
@@ -195,9 +195,9 @@ MUTATIONS = (
     ),
     Mutation(
         "embeddings squeezed below the margin of a claim pass the gate",
-        "benchmark/checks.py",
-        'return _check("resolution", share > 0.05, "block", message)',
-        'return _check("resolution", False, "block", message)',
+        "benchmark/checks/clean.py",
+        'return verdict("resolution", share > 0.05, "block", message, 100 * share, 5)',
+        'return verdict("resolution", False, "block", message, 100 * share, 5)',
         "tests/test_checks.py",
     ),
     Mutation(

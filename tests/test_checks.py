@@ -62,7 +62,15 @@ class Phishing(nn.Module):
 
 
 SOUND = dict.fromkeys(
-    ("repeatability", "clean R@1", "effective rank", "identical embeddings", "resolution"), "ok"
+    (
+        "repeatability",
+        "batch independence",
+        "clean R@1",
+        "effective rank",
+        "identical embeddings",
+        "resolution",
+    ),
+    "ok",
 )
 
 
@@ -256,7 +264,7 @@ def test_all_checks_reach_the_record(tmp_path):
     evaluate(perceptron(), small_task(), suite="quick", store=tmp_path)
     (cell,) = scan(tmp_path)
     names = [check.name for check in cell.record.checks]
-    assert names == [*SOUND, "mean cosine", "re-scoring", *NOT_RUN]
+    assert names == [*SOUND, "mean cosine", "budget audit", "re-scoring", *NOT_RUN]
     assert all(check.message for check in cell.record.checks if check.level != "not run")
 
 

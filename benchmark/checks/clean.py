@@ -1,37 +1,25 @@
-"""Signs that an answer is wrong: what can be told from embeddings and stored images alone.
-
-Levels as in protocol.md, section "Trust checks": "note", "flag" (a badge), "block" (no rank), and
-"not run". The ones that need further attacks are listed as not run, never left out in silence.
-"""
+"""Signs that the clean embeddings cannot be trusted."""
 
 import hashlib
 from collections import Counter
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.budget import Budget, wide
+from attacks.budget import wide
 from attacks.errors import UserError
 from attacks.retrieval import Gallery, Standing
 from attacks.victim import Victim
-from benchmark.scoring import Outcome, Scorer, out_of_memory
+from benchmark.checks.verdict import not_run, verdict
+from benchmark.scoring import Scorer, out_of_memory
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import Check
 
 _SAMPLE = 64
 _MOST_TWINS = 2000
 _DECIDED = 512
-NOT_RUN = (
-    "gradient at a random start",
-    "R@1 at L-inf 0.5",
-    "one step against iterative",
-    "twice the steps",
-    "black-box against white-box",
-    "8-bit rounding",
-)
 
 
 @lru_cache(maxsize=1)  # one scorer serves many shards
@@ -40,6 +28,7 @@ def clean_checks(scorer: Scorer) -> list[Check]:
     vectors = scorer.gallery.vectors
     return [
         repeats(scorer),
+        independence(scorer),
         _collapse(scorer),
         _rank_check(effective_rank(vectors)),
         _twins(scorer),
@@ -55,28 +44,41 @@ def repeats(scorer: Scorer) -> Check:
     attacked where it is not measured.
     """
     x, scale = _sample(scorer)
-    passes = [*(_embed(scorer, x) for _ in range(4)), _embed(scorer, x, gradient=True)]
+    passes = [*(embed(scorer, x) for _ in range(4)), embed(scorer, x, gradient=True)]
     apart = max(_apart(one, passes[0]) for one in passes) / scale
     message = f"5 passes over {len(x)} images differ by {apart:.1e} of the median distance (limit 1e-4)"
-    return _check("repeatability", apart > 1e-4, "block", message)
+    return verdict("repeatability", apart > 1e-4, "block", message, apart, 1e-4)
 
 
 def require_independence(scorer: Scorer) -> None:
     """Refuse a model whose embedding of an image depends on the other images of its batch.
 
-    One image alone is compared with itself among 63 others; a model that differs between two equal
-    passes as well is random instead, which `repeats` blocks.
+    A model that differs between two equal passes as well is random instead, which `repeats` blocks.
     """
-    x, scale = _sample(scorer)
-    among = _embed(scorer, x)[:4]
-    again = _embed(scorer, x)[:4]
-    alone = torch.cat([_embed(scorer, x[i : i + 1]) for i in range(min(4, len(x)))])
-    apart, random = (_apart(other, among) / scale for other in (alone, again))
+    apart, random = _alone(scorer)
     if apart > 1e-4 and apart > 10 * random:
         raise UserError(
             f"The model's embedding of an image depends on the other images of its batch (by {apart:.1e} of "
             "the median gallery distance, limit 1e-4); make each image's embedding its own."
         )
+
+
+def independence(scorer: Scorer) -> Check:
+    """One image alone embeds as it does among 63 others (`require_independence` as a check)."""
+    apart, random = _alone(scorer)
+    if apart <= 10 * random and apart > 1e-4:
+        return not_run("batch independence", "the model is random, which hides what its batches do")
+    message = f"an image alone and among others differ by {apart:.1e} of the median distance (limit 1e-4)"
+    return verdict("batch independence", apart > 1e-4, "block", message, apart, 1e-4)
+
+
+def _alone(scorer: Scorer) -> tuple[float, float]:
+    """How far images alone lie from themselves among 63 others, and from a second such pass."""
+    x, scale = _sample(scorer)
+    among = embed(scorer, x)[:4]
+    again = embed(scorer, x)[:4]
+    alone = torch.cat([embed(scorer, x[i : i + 1]) for i in range(min(4, len(x)))])
+    return _apart(alone, among) / scale, _apart(again, among) / scale
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -92,7 +94,7 @@ def _sample(scorer: Scorer) -> tuple[Tensor, float]:
     return scorer.task.load(scorer.positions[::step][:_SAMPLE]).to(scorer.device), scale
 
 
-def _embed(scorer: Scorer, x: Tensor, gradient: bool = False) -> Tensor:
+def embed(scorer: Scorer, x: Tensor, gradient: bool = False) -> Tensor:
     """Embed all images in one batch; where that does not fit into memory, in the run's batches."""
     victim = Victim(scorer.model, scorer.gallery, scorer.device)
 
@@ -115,7 +117,7 @@ def _collapse(scorer: Scorer) -> Check:
     r1, chance = scorer.clean.recall(1), chance_of(scorer.task)
     floor = max(5 * chance, 0.05)
     message = f"clean R@1 {100 * r1:.1f} % (at least {100 * floor:.1f} %: 5 x chance, and 5 %)"
-    return _check("clean R@1", r1 < floor, "block", message)
+    return verdict("clean R@1", r1 < floor, "block", message, 100 * r1, 100 * floor)
 
 
 def chance_of(task: RetrievalTask) -> float:
@@ -135,9 +137,8 @@ def effective_rank(vectors: Tensor) -> float:
 
 
 def _rank_check(rank: float) -> Check:
-    return _check(
-        "effective rank", rank < 5, "block", f"effective rank of the gallery {rank:.1f} (at least 5)"
-    )
+    message = f"effective rank of the gallery {rank:.1f} (at least 5)"
+    return verdict("effective rank", rank < 5, "block", message, rank, 5)
 
 
 def _twins(scorer: Scorer) -> Check:
@@ -155,12 +156,8 @@ def _twins(scorer: Scorer) -> Check:
     crowd = Counter(g for g, _ in distinct)
     twins = sum(n for n in crowd.values() if n > 1) * len(suspects) / max(1, len(some))
     share = twins / len(scorer.vectors)
-    return _check(
-        "identical embeddings",
-        share > 0.01,
-        "block",
-        f"{100 * share:.2f} % of the images share an embedding with another (at most 1 %)",
-    )
+    message = f"{100 * share:.2f} % of the images share an embedding with another (at most 1 %)"
+    return verdict("identical embeddings", share > 0.01, "block", message, 100 * share, 1)
 
 
 def resolution(scorer: Scorer) -> Check:
@@ -178,41 +175,13 @@ def resolution(scorer: Scorer) -> Check:
     lead = (standing.impostors(1)[0][:, 0] - standing.match).abs()
     share = float((lead <= 10 * gallery.tau).float().mean())
     message = f"{100 * share:.1f} % of the queries are decided by less than 10 tau (at most 5 %)"
-    return _check("resolution", share > 0.05, "block", message)
+    return verdict("resolution", share > 0.05, "block", message, 100 * share, 5)
 
 
 def _cosine(gallery: Gallery) -> Check:
     if gallery.distance != "cosine":
-        return Check(name="mean cosine", level="not run", message="for cosine models only")
+        return not_run("mean cosine", "for cosine models only")
     n, total = len(gallery), wide(gallery.vectors).sum(0)
     mean = float((total.square().sum() - n) / (n * max(1, n - 1)))
-    return _check("mean cosine", mean > 0.95, "note", f"mean pairwise cosine {mean:.3f} (note above 0.95)")
-
-
-def rescore(scorer: Scorer, outcome: Outcome) -> Check:
-    """Score the kept images again in another batch: each must break the same k at half the margin."""
-    record = outcome.record
-    kept = {place: image for place, image in record.kept.items() if image is not None}
-    if not kept:
-        return Check(name="re-scoring", level="not run", message="no perturbed image was kept")
-    rows = outcome.rows[list(kept)]
-    x = torch.stack(list(kept.values())).to(scorer.device)
-    origin = scorer.task.load(scorer.task.query[rows]).to(scorer.device)
-    inside = within(record.budgets[record.keep_at], x, origin)
-    marks = scorer.gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
-    rank = Standing(scorer.gallery, _embed(scorer, x), marks, scorer.gallery.tau / 2).rank.cpu().numpy()
-    claimed = record.rank[record.keep_at, list(kept)]
-    held = int((record.level(rank) >= record.level(claimed)).sum())
-    held_in = "all" if inside else "not all"
-    message = f"{held} of {len(kept)} kept images hold at half the margin, {held_in} within the budget"
-    return _check("re-scoring", held < len(kept) or not inside, "block", message)
-
-
-def within(budget: Budget, x: Tensor, origin: Tensor) -> bool:
-    """The budget audit: every perturbation within the limit in float64, every pixel in [0, 1]."""
-    small = bool((budget.size(x, origin) <= budget.limit).all())
-    return small and bool((x >= 0).all() and (x <= 1).all())
-
-
-def _check(name: str, bad: bool, level: Literal["note", "flag", "block"], message: str) -> Check:
-    return Check(name=name, level=level if bad else "ok", message=message)
+    message = f"mean pairwise cosine {mean:.3f} (note above 0.95)"
+    return verdict("mean cosine", mean > 0.95, "note", message, mean, 0.95)
