@@ -64,6 +64,8 @@ def submit(own, *more, checkpoint="mine.safetensors"):
         ("run --limit-queries 0", "--limit-queries"),
         ("compare", "MODEL|model"),
         ("compare nothing", "Unknown model"),
+        ("check-attack", "ATTACK|attack"),
+        ("check-attack pdg", "did you mean pgd"),
         ("leaderboard --results nowhere", "no results folder nowhere"),
         ("leaderboard --results pictures", "no whole result"),
         ("list things", "things"),

@@ -5,11 +5,12 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from attacks.attack import Attack, split_options
 from attacks.catalogue import find_attack
 from attacks.errors import UserError
+from attacks.table import unknown
 
 _IN_FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<attribute>\w*)(?P<options>:.*)?)?")
 
@@ -29,7 +30,9 @@ def load_attack(text: str) -> Attack:
     attack = _attribute(_import(path), path, match["attribute"])
     if not match["options"]:
         return attack
-    _, options = split_options(match["attribute"] + match["options"])
+    name, options = split_options(match["attribute"] + match["options"])
+    if name != match["attribute"]:
+        raise UserError(f"Cannot read {text!r}; write {match['file']}:{match['attribute']}:parameter=value.")
     return attack.change(**options)
 
 
@@ -55,9 +58,8 @@ def _import(path: Path) -> ModuleType:
 
 def _attribute(module: ModuleType, path: Path, name: str) -> Attack:
     if not hasattr(module, name):
-        there = [key for key, value in vars(module).items() if isinstance(value, Attack)]
-        hint = f"; it has {', '.join(there)}" if there else ""
-        raise UserError(f"{path} has no attribute {name!r}{hint}.")
+        own = [key for key, value in vars(module).items() if _could_be(value, module)]
+        raise UserError(f"{path}: {unknown('attribute', name, own)}")
     found = getattr(module, name)
     if callable(found) and not isinstance(found, type | Attack):
         try:
@@ -73,9 +75,15 @@ def _attribute(module: ModuleType, path: Path, name: str) -> Attack:
     return found
 
 
+def _could_be(value: object, module: ModuleType) -> bool:
+    own = isinstance(value, FunctionType) and value.__module__ == module.__name__
+    return own or isinstance(value, Attack)
+
+
 def _told(error: BaseException, path: Path) -> str:
     """The error in one sentence, with the last line of the file that it passed through."""
-    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
+    trace = traceback.extract_tb(error.__traceback__)
+    lines = [one.lineno for one in trace if Path(one.filename).resolve() == path.resolve()]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split()).rstrip(".")
