@@ -30,6 +30,9 @@ _REFUSED = {
     "BinarizationRefinementAttack": "it needs what another attack found on a model that binarises",
 }
 
+# Named where someone asks for an attack of another norm.
+_USUAL = ("LInfFMNAttack", "L2FMNAttack", "LinfPGD", "L2PGD", "DDNAttack", "HopSkipJumpAttack")
+
 # Set by us (norm and channels), objects that text cannot name, or files on the side.
 _OURS = ("self", "args", "kwargs", "distance", "constraint", "init_attack", "tensorboard", "channel_axis")
 
@@ -165,7 +168,7 @@ def _advice(kind: str, norm: str) -> str:
     same = [name for name in serving if _stem(name) == _stem(kind)]
     if not serving:
         return f"no foolbox attack: its norms here are {', '.join(NORMS)}"
-    return " or ".join(PREFIX + name for name in same or serving)
+    return " or ".join(PREFIX + name for name in same or [name for name in serving if name in _USUAL])
 
 
 def _serves(kind: str, norm: str) -> bool:
