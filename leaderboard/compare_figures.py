@@ -154,7 +154,7 @@ def recall_against_passes(found: Comparison, stem: Path) -> list[Path]:
         legend(figure, axes, "two")
 
     note = (
-        "\npasses at smaller budgets count; a sign marks an attack's end: passes of an average query, "
+        "\npasses spent before on other budgets count; a sign marks an attack's end: passes of an average query, "
         "or the last success if that is later"
     )
     return save(stem, draw, footer(found, note), "two", _height(found, 3.3))
