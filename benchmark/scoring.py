@@ -169,16 +169,18 @@ class Scorer:
         seed: int = 0,
         keep: Sequence[int] = (),
         headline: str | None = None,
+        ks: Sequence[int] | None = None,
     ) -> Outcome:
         """Run attacks in order on some queries, later ones on what still holds.
 
-        `radii` defaults to the task's grid of the norm; `keep` are places in `rows` whose perturbed
-        images at the headline budget are kept.
+        `radii` defaults to the task's grid of the norm, `ks` to those of the task; `keep` are places
+        in `rows` whose perturbed images at the headline budget are kept.
         """
         radii = list(radii or self.task.budgets[norm])
         rows = np.arange(len(self.task.query)) if rows is None else rows
         at = radii.index(headline or self.task.headline.get(norm, radii[-1]))
-        record = Record(self.clean.rank[rows], grid(norm, radii), self.task.ks, self.reach[rows], keep, at)
+        ks = ks or self.task.ks
+        record = Record(self.clean.rank[rows], grid(norm, radii), ks, self.reach[rows], keep, at)
         outcome = Outcome(rows, record)
         for number, attack in enumerate(attacks):
             outcome.work.append(self._one(outcome, attack, number, seed))

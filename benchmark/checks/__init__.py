@@ -4,6 +4,7 @@ Levels as in protocol.md, section "Trust checks": "note", "flag" (a badge), "blo
 "not run". What is not run is listed as such, never left out in silence.
 """
 
+from benchmark.checks.canary import canary
 from benchmark.checks.clean import (
     chance_of,
     clean_checks,
@@ -14,26 +15,24 @@ from benchmark.checks.clean import (
     resolution,
 )
 from benchmark.checks.evidence import audit, rescore, within
+from benchmark.checks.full import FULL, NOT_RUN, full_checks, left_out
+from benchmark.checks.trial import Trial
 
 __all__ = [
+    "FULL",
     "NOT_RUN",
+    "Trial",
     "audit",
+    "canary",
     "chance_of",
     "clean_checks",
     "effective_rank",
     "embed",
+    "full_checks",
+    "left_out",
     "repeats",
     "require_independence",
     "rescore",
     "resolution",
     "within",
 ]
-
-NOT_RUN = (
-    "gradient at a random start",
-    "R@1 at L-inf 0.5",
-    "one step against iterative",
-    "twice the steps",
-    "black-box against white-box",
-    "8-bit rounding",
-)
