@@ -97,6 +97,26 @@ class Budget(ABC):
         `noise` (rows, ...) holds standard normal numbers, `pick` (rows,) uniform ones in [0, 1).
         """
 
+    @staticmethod
+    @abstractmethod
+    def pull(shift: Tensor) -> Tensor:
+        """The gradient of the distance term of Carlini & Wagner (arXiv 1608.04644) at `shift` (rows, ...).
+
+        `bound` (rows,): in Linf, what a pixel may move for free.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def patch(
+        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
+    ) -> Tensor:
+        """Rewrite a window of the perturbation `shift` (rows, C, H, W) as Square (arXiv 1912.00049) does.
+
+        `first`, `second` (rows, 1, H, W): masks of two windows; `bump` (rows, 1, H, W): what L2 adds to
+        the first one, whose length it takes from the second and from what the radius leaves unused;
+        `signs` (rows, C, 1, 1): the sign in each channel.
+        """
+
 
 class Linf(Budget):
     """No pixel moves by more than the radius."""
@@ -129,6 +149,16 @@ class Linf(Budget):
         # The normal distribution function makes the numbers uniform; the ball is a cube, so no
         # radius has to be picked.
         return torch.special.ndtr(noise) * 2 - 1
+
+    @staticmethod
+    def pull(shift: Tensor) -> Tensor:
+        return torch.zeros_like(shift)
+
+    @staticmethod
+    def patch(
+        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
+    ) -> Tensor:
+        return torch.where(first, signs * spread(radii, shift), shift)
 
 
 class L2(Budget):
@@ -167,6 +197,24 @@ class L2(Budget):
     def sample(noise: Tensor, pick: Tensor) -> Tensor:
         dims = noise[0].numel()
         return L2.ascent(noise) * spread(pick ** (1 / dims), noise)
+
+    @staticmethod
+    def pull(shift: Tensor) -> Tensor:
+        return 2 * shift
+
+    @staticmethod
+    def patch(
+        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
+    ) -> Tensor:
+        def length(x: Tensor) -> Tensor:
+            return x.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
+
+        inside = torch.where(first, shift, 0)
+        new = signs * bump / length(bump) + inside / length(inside)
+        unused = spread(radii.square(), shift) - shift.square().sum((1, 2, 3), keepdim=True)
+        ours = torch.where(first | second, shift, 0).square().sum((2, 3), keepdim=True)
+        share = (ours + unused.clamp_min(0) / shift.shape[1]).sqrt()
+        return torch.where(first, new / length(new) * share, torch.where(second, 0, shift))
 
 
 NORMS: Table[type[Budget]] = Table("norm")

@@ -7,22 +7,35 @@ records every iterate that breaks something (so a search keeps no best of its ow
 by it), and clips and audits what it is given.
 """
 
-from attacks.searches.base import Look, Search, State, begin, climb, join, keep, scatter
-from attacks.searches.min_norm import FMN
-from attacks.searches.projected import FGSM, PGD
+from attacks.searches.apgd import APGD
+from attacks.searches.base import Keyed, Look, Search, State, begin, climb, draw, join, keep, keys, scatter
+from attacks.searches.cw import CW
+from attacks.searches.min_norm import DDN, FMN
+from attacks.searches.nes import NES
+from attacks.searches.projected import FGSM, PGD, Momentum
 from attacks.searches.random_points import Noise
+from attacks.searches.square import Square
 
 __all__ = [
+    "APGD",
+    "CW",
+    "DDN",
     "FGSM",
     "FMN",
+    "NES",
     "PGD",
+    "Keyed",
     "Look",
+    "Momentum",
     "Noise",
     "Search",
+    "Square",
     "State",
     "begin",
     "climb",
+    "draw",
     "join",
     "keep",
+    "keys",
     "scatter",
 ]

@@ -1,6 +1,7 @@
 """What every stepped search is made of: its state, what it is told, and the moves that several share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeVar
 
@@ -27,6 +28,18 @@ class State:
     def point(self) -> Tensor:
         """The images of a search with one probe, (rows, C, H, W), sharing memory with `x`."""
         return self.x[:, 0]
+
+
+@dataclass
+class Keyed(State):
+    """A state whose rows draw random numbers as they go, keyed by (seeds[i], ids[i], turn[i]).
+
+    `turn` counts a row's draws over all its aims, so that a new aim does not meet the same ones.
+    """
+
+    ids: Tensor
+    seeds: Tensor
+    turn: Tensor
 
 
 S = TypeVar("S", bound=State)
@@ -106,3 +119,23 @@ def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int, stream: int = 
     pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 2 * stream + 1)
     shift = budget.sample(noise.normal(x, seed, ids, 2 * stream), pick)
     return budget.project(x + shift * budget.eps, x, budget.radii(x))
+
+
+def keys(x: Tensor, ids: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ids, seeds and turns of fresh rows, as `Keyed` wants them; draw 0 is free for the start."""
+    own = torch.tensor(ids, device=x.device)
+    return own, torch.full_like(own, seed), torch.zeros_like(own)
+
+
+def draw(kind: Callable[..., Tensor], state: Keyed, shape: tuple[int, ...]) -> Tensor:
+    """The next numbers of each row, (rows, *shape): `kind` is `noise.normal` or `noise.uniform`."""
+    state.turn = state.turn + 1
+    one = torch.empty(1, *shape, device=state.x.device)
+    every = zip(state.seeds.tolist(), state.ids.tolist(), state.turn.tolist(), strict=True)
+    return torch.cat([kind(one, seed, [own], turn) for seed, own, turn in every])
+
+
+def per_pixel(budget: Budget, x: Tensor) -> float:
+    """The size of a perturbation by 1 at every pixel of an image like those of `x` (rows, ...)."""
+    one = torch.ones_like(x[:1])
+    return float(budget.size(one, torch.zeros_like(one)))

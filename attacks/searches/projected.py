@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.budget import Budget
+from attacks.budget import Budget, spread
 from attacks.searches.base import Look, Search, State, begin, climb, scatter
 
 
@@ -57,4 +57,35 @@ class PGD(Search):
     def step(self, state: State, budget: Budget, look: Look) -> State:
         pace = 1 + torch.cos(math.pi * (look.t + 0.5) / self.steps) if self.decay else 1.0
         climb(state, budget, look.slope, state.radii * (self.stride / self.steps) * pace)
+        return state
+
+
+@dataclass
+class _MomentumState(State):
+    velocity: Tensor
+
+
+@dataclass(frozen=True)
+class Momentum(Search):
+    """Momentum iterative FGSM (MI-FGSM, Dong et al. 2018, arXiv 1710.06081), from the clean image.
+
+    Each gradient is divided by its dual norm (the paper's L1 norm in Linf) and added to `decay`
+    times what came before. `stride` is the length of the whole path in radii, 1 in the paper. A row
+    whose aim has moved starts without momentum.
+    """
+
+    stride: float = 1.0
+    decay: float = 1.0
+    name = "mim"
+    paper = "arXiv 1710.06081"
+
+    def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+        plain = begin(x, budget)
+        return _MomentumState(plain.x, plain.origin, plain.radii, torch.zeros_like(x))
+
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        assert isinstance(state, _MomentumState)
+        unit = look.slope / spread(budget.dual(look.slope).clamp_min(1e-30), look.slope)
+        state.velocity = spread(self.decay * ~look.changed, unit) * state.velocity + unit
+        climb(state, budget, state.velocity, state.radii * (self.stride / self.steps))
         return state
