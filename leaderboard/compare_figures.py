@@ -154,8 +154,8 @@ def recall_against_passes(found: Comparison, stem: Path) -> list[Path]:
         legend(figure, axes, "two")
 
     note = (
-        "\npasses spent before on other budgets count; a sign marks an attack's end: passes of an average query, "
-        "or the last success if that is later"
+        "\npasses spent before on other budgets count; a sign marks an attack's end: "
+        "passes of an average query, or the last success if that is later"
     )
     return save(stem, draw, footer(found, note), "two", _height(found, 3.3))
 
