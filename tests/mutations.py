@@ -242,4 +242,25 @@ MUTATIONS = (
         "held = [float((spent > n).mean()) for n in at]",
         "tests/test_leaderboard_compare.py",
     ),
+    Mutation(
+        "the conformance kit lets rows go where they want",
+        "benchmark/conformance/driven.py",
+        "    moved = [own for own, value in apart.items() if not value <= limit]\n",
+        "    moved: list[int] = []\n",
+        "tests/test_conformance.py",
+    ),
+    Mutation(
+        "the conformance kit is content with a hole that nobody found",
+        "benchmark/conformance/holes.py",
+        "    if share >= _MOST:\n",
+        "    if share >= 0:\n",
+        "tests/test_conformance.py",
+    ),
+    Mutation(
+        "the conformance kit's oracle asks for a budget of twice the radius",
+        "benchmark/conformance/oracle.py",
+        "        shares = (within, 2 * within) if attack.min_norm else (within,)\n",
+        "        shares = (2 * within,)\n",
+        "tests/test_conformance.py",
+    ),
 )

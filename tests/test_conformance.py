@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -277,6 +277,16 @@ def test_a_planted_fault_breaks_its_law(search: type[Ascent], law: str, words: s
     assert report.broken == (law,), report
     assert re.search(words, report[law].said), report[law].said
     assert report[law].said.startswith("Expected ") and "; found " in report[law].said
+
+
+def test_the_canary_dies_of_a_sound_attack_and_survives_a_weak_one() -> None:
+    canary = [law for law in LAWS if law.name == "canary"]
+    sound, weak = (Attack("planted", Margin(), one, declares=GRADIENT) for one in (Ascent(steps=10), Weak()))
+    assert check_attack(sound, canary)["canary"].outcome == "pass"
+    report = check_attack(weak, canary)
+    assert report.broken == ("canary",) and "glyphs-natural keeps R@1" in report["canary"].said
+    blind = check_attack(replace(weak, declares=frozenset({"black-box"})), canary)
+    assert blind["canary"].outcome == "exempt" and "white-box" in blind["canary"].said
 
 
 def test_targets_chosen_once_pass_every_other_law() -> None:

@@ -9,7 +9,7 @@ from attacks.budget import NORMS
 from attacks.errors import UserError
 from benchmark.conformance import driven, engine_laws, holes, oracle
 from benchmark.conformance.case import Case
-from benchmark.conformance.report import Finding, Report, Verdict, exempt, failed, merge
+from benchmark.conformance.report import Finding, Report, Verdict, exempt, failed, merge, noted, passed
 
 Trial = Callable[[Case], Verdict]
 CONTRACT = "state contract"
@@ -29,6 +29,15 @@ class Law:
 
 
 _ANY = ("linf",)
+
+
+def canary(case: Case) -> Verdict:
+    """The bundled natural model falls: the trust check of that name."""
+    from benchmark.checks.canary import canary as sing
+
+    check = sing(case.attack)
+    outcomes = {"ok": passed, "note": noted, "not run": exempt}
+    return outcomes.get(check.level, failed)(check.message.rstrip("."))
 
 
 LAWS = (
@@ -88,6 +97,7 @@ LAWS = (
         "most queries broken from a clean point without gradient, which needs a random start",
         holes.flat_spot,
     ),
+    Law("canary", "glyphs-natural at 1 point of R@1 or less at L-inf 0.2", canary, _ANY),
 )
 
 
