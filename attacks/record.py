@@ -63,10 +63,14 @@ class Record:
         self.kept = dict(other.kept)
 
     def aim(self, budget: int, rows: np.ndarray) -> np.ndarray:
-        """The smallest k not yet broken at a budget, 0 where none is left to break: (rows,)."""
+        """The smallest k that holds at a budget and is broken at the next larger one: (rows,).
+
+        0 where there is none. What holds in a larger ball is not tried in a smaller one.
+        """
         ks = np.array([*self.ks, 0])
         aim = ks[np.searchsorted(self.ks, self.rank[budget, rows])]
-        return np.where(aim <= self.reach[rows], aim, 0)
+        beyond = self.rank[budget + 1, rows] if budget + 1 < len(self.budgets) else self.top
+        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)
 
     def first_broken(self, k: int) -> np.ndarray:
         """The index of the smallest budget at which recall@k is broken, B where none is: (Q,)."""
