@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
+from benchmark.commands.robrank import ROBRANK, score_robrank
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
@@ -158,6 +159,11 @@ def score(
         task = find_task(*task_options, tick)
         if submission.expect_clean is not None:
             _require_clean(candidate, task, settings, submission.expect_clean)
+    if suite == ROBRANK:
+        models, shape = [(name, lambda: candidate)], (norms, seed, limit_queries, shard_size)
+        code = score_robrank(models, [task], results, settings, *shape)
+        return code or _remember(submission, results)
+    with progress() as tick:
         spec = GridSpec(
             models=[name],
             datasets=[task.name],
@@ -173,11 +179,16 @@ def score(
         code = show_summary(run_plan(plan, settings, tick))
     if code:
         return code
+    _remember(submission, results)
+    _finish(plan, results)
+    return 0
+
+
+def _remember(submission: Submission, results: Path) -> int:
+    """Keep what loads again by itself: `run` and `compare` then know it by name."""
     external = submission.spec.arch == "external"
     if submission.checkpoint is not None and not external and not submission.allow_partial:
-        # Only what loads again by itself: `run` and `compare` then know it by name.
         save_submitted(results, submission.spec)
-    _finish(plan, results)
     return 0
 
 

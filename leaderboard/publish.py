@@ -15,6 +15,7 @@ from leaderboard.compare_table import (
 )
 from leaderboard.entries import collect, save_entry
 from leaderboard.errors import UserError
+from leaderboard.ers_table import write_table
 from leaderboard.examples import draw_examples, load_examples
 from leaderboard.page import lead, page
 from leaderboard.records import safe_name, scan, write_atomic
@@ -33,7 +34,8 @@ def write(results: Path, out: Path, problem: Callable[[str], None] = _log.warnin
     """
     entries, built = collect(results, problem)
     compared = comparisons(scan(results, "compare", problem))
-    if not entries and not compared:
+    scored, ers_section = write_table(results, out, problem)
+    if not entries and not compared and not scored:
         raise UserError(
             f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml "
             "submit` with it first"
@@ -46,6 +48,8 @@ def write(results: Path, out: Path, problem: Callable[[str], None] = _log.warnin
         files += _write_board(board, out, index)
     for found in compared:
         files += _write_comparison(found, out, index)
+    files += scored
+    index += [ers_section] if scored else []
     files += _write_examples(results, out, index, problem)
     write_atomic(out / "README.md", "\n".join(index).encode())
     return [out / "README.md", *files]

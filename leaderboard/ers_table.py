@@ -1,0 +1,217 @@
+"""The table of ERS: measured rows, and apart from them what a paper reports. CSV, Markdown, terminal."""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaderboard.compare_table import write_all
+from leaderboard.errors import UserError
+from leaderboard.ers import NAMES, ErsRow, build_row, ers
+from leaderboard.ers_records import ErsCell, scan_ers
+from leaderboard.statistics import Interval
+from leaderboard.table import BLANK, markdown_table
+
+_log = logging.getLogger(__name__)
+_REPORTED = Path(__file__).parent / "reported" / "robrank"
+PUBLISHED = tuple("GTM" if name == "GTM-near" else name for name in NAMES)
+"""The ten columns of a published row, which call the pull toward an impostor GTM."""
+
+FIELDS = (
+    *("table", "dataset", "defense", "eta", "clean_r1", "clean_r2", "clean_map", "clean_nmi"),
+    *(*PUBLISHED, "ers", "source"),
+)
+SUSPECT = "GTM suspect as published"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published row; numbers in the units of `leaderboard.ers.TERMS`."""
+
+    dataset: str
+    defense: str
+    eta: str
+    clean: float
+    values: dict[str, float]
+    printed: float
+    source: str
+
+    @property
+    def ers(self) -> float:
+        """The score that follows from the ten numbers."""
+        return ers(self.values)
+
+
+def load_published(folder: Path = _REPORTED) -> list[PublishedRow]:
+    """Read every CSV of published rows; a wrong column or number raises UserError naming file and line."""
+    return [row for path in sorted(folder.glob("*.csv")) for row in _read(path)]
+
+
+def _read(path: Path) -> list[PublishedRow]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise UserError(f"{path}: the first line must be {','.join(FIELDS)}.")
+        return [_published(path, reader.line_num, line) for line in reader]
+
+
+def _published(path: Path, number: int, line: dict[str, str]) -> PublishedRow:
+    try:
+        values = {name: float(line[name]) for name in PUBLISHED}
+        clean, printed = float(line["clean_r1"]), float(line["ers"])
+    except (TypeError, ValueError):
+        raise UserError(f"{path}, line {number}: a number is missing or no number.") from None
+    if not line["source"]:
+        raise UserError(f"{path}, line {number}: 'source' is empty; name the paper and the table.")
+    source = f"{line['source']}, {line['table']}"
+    return PublishedRow(line["dataset"], line["defense"], line["eta"], clean, values, printed, source)
+
+
+def measured(results: Path, problem: Callable[[str], None] = _log.warning) -> list[ErsRow]:
+    """The rows of a results folder: one per dataset and model, the whole and newest of several."""
+    places: dict[tuple[str, str], list[ErsCell]] = {}
+    for cell in scan_ers(results, problem):
+        if not cell.record.blank and not len(cell.frame):
+            problem(f"{cell.record.model.name} on {cell.record.dataset.name}: no query has a match; no row")
+            continue
+        places.setdefault((cell.record.dataset.name, cell.record.model.name), []).append(cell)
+    rows = [build_row(max(cells, key=_preference)) for _, cells in sorted(places.items())]
+    # Not the ranking key: by name, within a dataset.
+    return sorted(rows, key=lambda row: (row.dataset.name, row.model.name))
+
+
+def _preference(cell: ErsCell) -> tuple[int, bool, str, str]:
+    record = cell.record
+    return record.protocol, record.limit is None, record.created, record.key
+
+
+def write_table(results: Path, out: Path, problem: Callable[[str], None]) -> tuple[list[Path], str]:
+    """Write ers.csv and ers.md where ERS was measured: the files, and a section for the index."""
+    rows = measured(results, problem)
+    if not rows:
+        return [], ""
+    published = load_published()
+    files = write_all(out / "ers", {".md": page(rows, published), ".csv": to_csv(rows, published)})
+    section = "## ERS: threats of the RobRank family\n\n" + table(rows)
+    return files, section + "\n[page with reported rows](ers.md) · [CSV](ers.csv)\n"
+
+
+def table(rows: Sequence[ErsRow]) -> str:
+    """The measured rows as Markdown."""
+    heads = [(text, True) for text in ("Dataset", "Model", "Training", "ε")]
+    heads += [(text, False) for text in ("Clean R@1", *NAMES, "ERS")] + [("Status", True)]
+    return markdown_table(heads, [_cells(row) for row in rows])
+
+
+def _cells(row: ErsRow) -> list[str]:
+    who = [row.dataset.name, row.model.title or row.model.name, row.model.training, row.radius]
+    numbers = [row.clean, *(row.values.get(name) for name in NAMES)]
+    return [*who, *map(_plain, numbers), _with_interval(row.ers), status(row)]
+
+
+def status(row: ErsRow) -> str:
+    """Measured, and what stands against it."""
+    return f"blank: {row.blank}" if row.blank else row.reason or "measured"
+
+
+def _plain(share: Interval | None) -> str:
+    # Cosines and distances live below 2, where one decimal would say little.
+    if share is None:
+        return BLANK
+    return f"{share.value:.2f}" if abs(share.value) < 10 else f"{share.value:.1f}"
+
+
+def _with_interval(share: Interval | None) -> str:
+    return BLANK if share is None else f"{share.value:.1f} [{share.low:.1f}, {share.high:.1f}]"
+
+
+def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
+    """The page: measured rows, what the columns mean, reported rows apart."""
+    heads = [(text, True) for text in ("Dataset", "Defence", "η")]
+    heads += [(text, False) for text in ("Clean R@1", *PUBLISHED, "ERS")] + [("Source", True)]
+    reported = [
+        [
+            *(r.dataset, r.defense, r.eta),
+            *(f"{v:g}" for v in (r.clean, *r.values.values(), r.printed)),
+            r.source,
+        ]
+        for r in published
+    ]
+    return "\n".join(
+        [
+            "# ERS: threats of the RobRank family\n",
+            "ERS is the mean of 2 CA+, 100 - CA-, 2 QA+, 100 - QA-, 100 (1 - TMA), 50 (2 - ES:D), ES:R, "
+            "LTM, GTM and GTT. It ranks nothing: a collapsed model scores well, so read it beside clean "
+            "R@1 and the status. 95 % intervals, classes resampled. GTM-near pulls toward the nearest "
+            "impostor, chosen at every step; the GTM of published rows is suspect, and not comparable.\n",
+            "## Measured\n",
+            table(rows),
+            f"## Reported, not measured ({SUSPECT})\n",
+            "Other models, images and random targets: never compared with the rows above.\n",
+            markdown_table(heads, reported),
+        ]
+    )
+
+
+def to_csv(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
+    """Both kinds of rows, told apart by the column `kind`."""
+    bounds = [f"{name}_{end}" for name in ("clean_r1", *NAMES, "ers") for end in ("low", "high")]
+    names = ["kind", "dataset", "model", "training", "radius", "queries", "excluded", "clean_r1", *NAMES]
+    names += [
+        "GTM",
+        "ers",
+        *bounds,
+        "status",
+        "suite_digest",
+        "model_digest",
+        "dataset_digest",
+        "seed",
+        "source",
+    ]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows([*map(_measured_line, rows), *map(_reported_line, published)])
+    return out.getvalue()
+
+
+def _measured_line(row: ErsRow) -> dict[str, object]:
+    found = {"clean_r1": row.clean, **row.values, "ers": row.ers}
+    numbers = {
+        name + end: getattr(share, field)
+        for name, share in found.items()
+        if share is not None
+        for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
+    about = {"kind": "measured", "dataset": row.dataset.name, "model": row.model.name, "seed": row.seed}
+    about |= {"training": row.model.training, "radius": row.radius, "status": status(row)}
+    about |= {"queries": row.queries, "excluded": row.excluded, "suite_digest": row.suite.digest}
+    return {**about, "model_digest": row.model.digest, "dataset_digest": row.dataset.digest, **numbers}
+
+
+def _reported_line(row: PublishedRow) -> dict[str, object]:
+    about = {"kind": "reported", "dataset": row.dataset, "model": row.defense, "status": SUSPECT}
+    numbers = {"clean_r1": row.clean, **row.values, "ers": row.printed}
+    return {**about, "radius": f"training {row.eta}", "source": row.source, **numbers}
+
+
+def row_text(row: ErsRow) -> str:
+    """One row in plain text for the terminal."""
+    head = f"{row.model.title or row.model.name} on {row.dataset.name}, RobRank threats, L∞ {row.radius}"
+    if row.blank:
+        return f"{head}: no ERS ({row.blank})"
+    lines = [f"{head}: ERS {_with_interval(row.ers)}", f"  clean R@1 {_with_interval(row.clean)}"]
+    lines += [f"  {name:<9} {_precise(row.values[name])}" for name in NAMES]
+    lines.append(f"  {row.queries:,} queries; {status(row)}; ERS ranks nothing")
+    return "\n".join(lines)
+
+
+def _precise(share: Interval) -> str:
+    return f"{share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+
+
+def rows_text(rows: Iterable[ErsRow]) -> str:
+    """Several rows for the terminal."""
+    return "\n".join(map(row_text, rows))
