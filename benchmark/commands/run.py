@@ -37,6 +37,7 @@ def run(
     Example: robustdml run --model glyphs-natural --model glyphs-panum2021 --dataset glyphs
     """
     from attacks.errors import UserError
+    from benchmark.commands.robrank import ROBRANK, score_robrank
     from benchmark.commands.show import progress, show_plan, show_summary
     from benchmark.grid import GridSpec, Summary, make_plan, read_grid, run_plan
     from benchmark.sources import find_model, find_task
@@ -61,9 +62,17 @@ def run(
     models = [(name, find_model(name, results)) for name in spec.models]
     with progress() as tick:
         tasks = [find_task(name, data_root, side, tick) for name in spec.datasets]
+    code = 0
+    if ROBRANK in spec.suites:
+        shape = (spec.norms, spec.seed, spec.limit_queries, spec.shard_size, plan_only)
+        code = score_robrank(models, tasks, results, settings, *shape)
+        spec = spec.model_copy(update={"suites": [name for name in spec.suites if name != ROBRANK]})
+        if not spec.suites:
+            return code
+    with progress() as tick:
         plan = make_plan(spec, models, tasks, results, settings)
     show_plan(plan)
     if plan_only:
-        return show_summary(Summary(failures=plan.failures))
+        return max(code, show_summary(Summary(failures=plan.failures)))
     with progress() as tick:
-        return show_summary(run_plan(plan, settings, tick))
+        return max(code, show_summary(run_plan(plan, settings, tick)))
