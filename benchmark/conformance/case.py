@@ -1,7 +1,6 @@
 """One attack in one norm, with everything that several laws look at computed once."""
 
 import copy
-import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,17 +28,26 @@ _SHORT = 6
 def shorten(attack: Attack, steps: int = _SHORT) -> Attack:
     """The same attack with few steps, for laws that do not depend on their number."""
     search = attack.search
-    if not isinstance(search, Search) or search.steps <= steps:
-        return attack
-    if dataclasses.is_dataclass(search) and "steps" in {one.name for one in dataclasses.fields(search)}:
-        # A search may refuse so few steps; then it is tried as it is.
+    return attack if not isinstance(search, Search) or search.steps <= steps else with_steps(attack, steps)
+
+
+def lengthen(attack: Attack, steps: int) -> Attack:
+    """The same attack with at least so many steps, where the engine steps it."""
+    search = attack.search
+    return attack if not isinstance(search, Search) or search.steps >= steps else with_steps(attack, steps)
+
+
+def with_steps(attack: Attack, steps: int) -> Attack:
+    """The same attack with so many steps; as it is if its search refuses them."""
+    search: Any = attack.search
+    if "steps" in getattr(search, "__dataclass_fields__", ()):
         try:
             return replace(attack, search=replace(search, steps=steps))
         except ValueError:
             return attack
-    short = copy.copy(search)
-    vars(short)["steps"] = steps
-    return replace(attack, search=short)
+    other = copy.copy(search)
+    vars(other)["steps"] = steps
+    return replace(attack, search=other)
 
 
 @dataclass

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from attacks.retrieval import Distance
-from benchmark.conformance.case import Case, shorten
+from benchmark.conformance.case import Case, lengthen, shorten
 from benchmark.conformance.kinds import aimless, blind, sharp
 from benchmark.conformance.report import Verdict, exempt, failed, passed
 from benchmark.conformance.worlds import World, linear_world
 
 _DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
 _DIMS = (16, 100)
+_BLIND_STEPS = 1000
 INSIDE, SHARP, BLIND = 0.99, 1.02, 1.25
 
 
@@ -23,12 +24,15 @@ def never_inside(case: Case) -> Verdict:
 
 
 def reaches(case: Case) -> Verdict:
-    """Every query breaks 2 % outside the radius; 25 % for a black-box attack."""
+    """Every query breaks 2 % outside the radius; 25 % for a black-box attack, given 1,000 steps or more."""
     attack = case.attack
     why = aimless(attack) if blind(attack) else sharp(attack)
     if why:
         return exempt(why)
     within = BLIND if blind(attack) else SHARP
+    if blind(attack):
+        # A small default is a matter of cost; what is asked here is where the search ends.
+        attack = lengthen(attack, _BLIND_STEPS)
     for which, world, radius in _worlds(case.norm):
         # A min-norm search runs under the largest budget of a grid, and has to come back from there.
         shares = (within, 2 * within) if attack.min_norm else (within,)
