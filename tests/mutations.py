@@ -20,6 +20,7 @@ class Mutation:
 
 RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
 ORACLE = "tests/test_attacks_oracle.py"
+ROBRANK = "tests/test_robrank.py"
 
 MUTATIONS = (
     Mutation(
@@ -262,5 +263,61 @@ MUTATIONS = (
         "        shares = (within, 2 * within) if attack.min_norm else (within,)\n",
         "        shares = (2 * within,)\n",
         "tests/test_conformance.py",
+    ),
+    Mutation(
+        "trap 2, RobRank: the query's own copy is a candidate like any other",
+        "attacks/robrank/bout.py",
+        "    return every.scatter_(1, marks.own[:, None], ~marks.inside[:, None])\n",
+        "    return every\n",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 5, RobRank: the match of the clean query at every step",
+        "attacks/robrank/threats.py",
+        "        near = Standing(bout.gallery, vectors, bout.marks).match_at\n",
+        "        near = Standing(bout.gallery, bout.queries, bout.marks).match_at\n",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 6, RobRank: targets drawn by the place in the batch",
+        "attacks/robrank/bout.py",
+        "[noise.key(seed, i, pool) for i in ids]",
+        "[noise.key(seed, i, pool) for i in range(len(ids))]",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 7, RobRank: a place among the others used as a place in the gallery",
+        "attacks/robrank/bout.py",
+        "    return place + (marks.inside & (place >= marks.own))\n",
+        "    return place\n",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 7, RobRank: an index among the impostors used as a place in the gallery",
+        "attacks/robrank/threats.py",
+        "        _, at = Standing(bout.gallery, vectors, bout.marks).impostors(1)\n",
+        "        _, at = Standing(bout.gallery, vectors, bout.marks).impostors(1)\n        at = at - 1\n",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 11, RobRank: an embedding that is no number cannot be overtaken",
+        "attacks/robrank/threats.py",
+        "    return ~(others < target[:, None] - NOISE) & bout.rivals\n",
+        "    return (others >= target[:, None] - NOISE) & bout.rivals\n",
+        ROBRANK,
+    ),
+    Mutation(
+        "trap 14, ERS: the score of a collapsed model without its verdict",
+        "leaderboard/ers.py",
+        'if check.level == "block"]',
+        'if check.level == "blocked"]',
+        ROBRANK,
+    ),
+    Mutation(
+        "CA moves the query instead of the candidate",
+        "benchmark/robrank.py",
+        'if threat.moves == "candidate" else',
+        'if threat.moves == "nobody" else',
+        ROBRANK,
     ),
 )
