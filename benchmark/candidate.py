@@ -9,6 +9,7 @@ from torch import nn
 
 from attacks.retrieval import Distance
 from leaderboard.records import ModelCard
+from models.averaged import Averaged
 
 if TYPE_CHECKING:
     from models.embedder import LoadedModel
@@ -26,6 +27,18 @@ class Candidate:
     def digest(self) -> str:
         """The sha256 over the architecture and all tensors, by which results are keyed."""
         return self.card.digest
+
+    def averaged(self, passes: int) -> "Candidate":
+        """The expectation over several passes of a model that is random, as a candidate of its own."""
+        if passes == 1:
+            return self
+        digest = hashlib.sha256(f"{self.digest} eot {passes}".encode()).hexdigest()
+        title = f"{self.card.title or self.card.name} (mean of {passes} passes)"
+        name = f"{self.card.name}-eot{passes}"
+        card = self.card.model_copy(
+            update={"name": name, "title": title, "digest": digest, "eot": passes, "baseline": False}
+        )
+        return Candidate(card, Averaged(self.module, passes), self.distance)
 
     @classmethod
     def of_model(cls, model: "LoadedModel") -> "Candidate":

@@ -2,8 +2,10 @@
 
 import hashlib
 import platform
+import time
 import uuid
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,10 +16,11 @@ from torch import Tensor
 from attacks.catalogue import Suite
 from attacks.errors import UserError
 from benchmark.candidate import Candidate
-from benchmark.checks import NOT_RUN, audit, chance_of, clean_checks, rescore
+from benchmark.checks import Trial, audit, chance_of, clean_checks, full_checks, left_out, rescore
 from benchmark.pictures import kept_path, write_pictures
 from benchmark.scoring import Outcome, Scorer, Settings, positions_of
 from benchmark.tasks import RetrievalTask
+from leaderboard.misses import misses
 from leaderboard.records import (
     BrokenRecord,
     CellRecord,
@@ -31,6 +34,8 @@ from leaderboard.records import (
     write_atomic,
     write_cell,
 )
+
+ChecksLevel = Literal["basic", "full"]
 
 KEPT = 64
 """So many queries of a cell keep their perturbed image at the headline budget."""
@@ -98,11 +103,55 @@ def is_done(path: Path, record: CellRecord) -> bool:
     return found.key == record.key and found.shard == record.shard
 
 
-def run_shard(results: Path, scorer: Scorer, suite: Suite, record: CellRecord, rows: np.ndarray) -> Path:
+def run_shard(
+    results: Path,
+    scorer: Scorer,
+    suite: Suite,
+    record: CellRecord,
+    rows: np.ndarray,
+    checks: ChecksLevel = "basic",
+) -> Path:
     """Attack the queries `rows` (places in the task's queries) and write their record."""
     keep = np.flatnonzero(np.isin(rows, kept_rows(scorer, record.seed))).tolist()
     outcome = scorer.run(suite.attacks, record.norm, rows=rows, seed=record.seed, keep=keep)
-    return write_outcome(results, scorer, record, outcome)
+    return write_outcome(results, scorer, record, outcome, cell_checks(scorer, suite, record, checks))
+
+
+CellChecks = tuple[list[Check], dict[str, object]]
+
+
+def cell_checks(scorer: Scorer, suite: Suite, record: CellRecord, checks: ChecksLevel) -> CellChecks:
+    """The checks that attack a subset of the cell's queries again, and what they cost.
+
+    They run once for each cell, with its first shard; any other shard says so.
+    """
+    if record.suite.alone:
+        return left_out("attacks run alone for a comparison are no row"), {}
+    if record.shard.index:
+        return left_out("run with the first shard of the cell"), {}
+    if checks == "basic":
+        return left_out("basic checks only; score again with --checks full"), {"checks": "basic"}
+    trial = Trial(scorer, suite.attacks, record.norm, record.seed)
+    start = time.perf_counter()
+    found = full_checks(trial)
+    cost = {"forward": trial.meter.forward, "backward": trial.meter.backward}
+    seconds = round(time.perf_counter() - start, 3)
+    return found, {"checks": "full", "checks_cost": cost | {"seconds": seconds}}
+
+
+def lacks_checks(path: Path) -> bool:
+    """Whether a cell's first shard was written with basic checks only."""
+    record, _ = read_cell(path)
+    return not (record.shard.index or record.suite.alone) and record.environment.get("checks") != "full"
+
+
+def add_checks(path: Path, scorer: Scorer, suite: Suite) -> None:
+    """Run the full checks of a cell that was scored before, and write them into its first shard."""
+    record, frame = read_cell(path)
+    found, facts = cell_checks(scorer, suite, record, "full")
+    known = {check.name: check for check in record.checks} | {check.name: check for check in found}
+    update = {"checks": tuple(known.values()), "environment": record.environment | facts}
+    write_cell(path, record.model_copy(update=update), frame)
 
 
 def kept_rows(scorer: Scorer, seed: int) -> np.ndarray:
@@ -120,42 +169,60 @@ def store_outcome(
     seed: int,
     outcome: Outcome,
     alone: bool,
+    checks: ChecksLevel = "basic",
 ) -> Path:
     """Write what `evaluate` found as a cell of one shard."""
     shard = Shard(limit=None if scorer.task.full else len(scorer.task.query))
     record = blank_record(candidate, scorer.task, scorer.settings, suite, norm, seed, alone, shard)
-    path = write_outcome(results, scorer, record, outcome)
+    more = cell_checks(scorer, suite, record, checks)
+    path = write_outcome(results, scorer, record, outcome, more)
     if not alone:
         write_pictures(results, scorer, record)
     return path
 
 
-def write_outcome(results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome) -> Path:
-    """Write the kept images, then the record that names them."""
+def write_outcome(
+    results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome, more: CellChecks
+) -> Path:
+    """Write the kept images, then the record that names them; `more` as from `cell_checks`."""
     path = cell_path(results, record, "compare" if record.suite.alone else "cells")
     digests = _write_kept(results, scorer, record, outcome)
-    checks = [
+    work = _work(outcome)
+    checks = (
         *clean_checks(scorer),
         audit(outcome),
         rescore(scorer, outcome),
-        *(Check(name=name, level="not run") for name in NOT_RUN),
-    ]
-    work = tuple(
-        Work(
-            attack=done.attack.name,
-            shown=done.shown,
-            forward=done.meter.forward,
-            backward=done.meter.backward,
-            seconds=done.seconds,
-        )
-        for done in outcome.work
+        misses(work, int((scorer.clean.matches[outcome.rows] > 0).sum())),
+        *more[0],
     )
     # Asked for and done are two things: bfloat16 is dropped where it would blur the search.
-    done_in = record.environment | {"amp": scorer.amp}
-    found = {"work": work, "checks": tuple(checks), "kept": digests, "environment": done_in}
+    done_in = record.environment | {"amp": scorer.amp} | more[1]
+    found = {"work": work, "checks": checks, "kept": digests, "environment": done_in}
     full = record.model_copy(update=found)
     write_cell(path, full, frame_of(scorer, outcome))
     return path
+
+
+def _work(outcome: Outcome) -> tuple[Work, ...]:
+    """What each attack cost, and what it broke that held before it."""
+    record = outcome.record
+    before = np.broadcast_to(record.clean, record.rank.shape)
+    found = []
+    for done in outcome.work:
+        broke = (before <= record.ks[0]) & (done.rank > record.ks[0])
+        before = done.rank
+        found.append(
+            Work(
+                attack=done.attack.name,
+                shown=done.shown,
+                forward=done.meter.forward,
+                backward=done.meter.backward,
+                seconds=done.seconds,
+                declares=tuple(sorted(done.attack.declares)),
+                broke=tuple(broke.sum(1).tolist()),
+            )
+        )
+    return tuple(found)
 
 
 def frame_of(scorer: Scorer, outcome: Outcome) -> pd.DataFrame:

@@ -125,6 +125,8 @@ def evaluate(
     seed: int = 0,
     store: str | Path | None = None,
     batch: int | None = None,
+    checks: Literal["basic", "full"] = "basic",
+    eot: int = 1,
 ) -> Evaluation:
     """Attack a module on a task and measure how much of its retrieval survives.
 
@@ -132,7 +134,9 @@ def evaluate(
     was. `suite` is the name of a suite, of one attack (with parameters: "pgd:steps=100"), or a list
     of attacks. `norms` are those of the task. `device` None picks CUDA, MPS or the CPU. `amp`
     searches in bfloat16 (findings are verified in float32 all the same). `store` names a results
-    folder that the leaderboard reads. Raises UserError for a module or task that cannot be scored.
+    folder that the leaderboard reads; `checks` are the trust checks that are stored with it. `eot`
+    above 1 attacks the mean of so many passes of a module that answers at random. Raises UserError
+    for a module or task that cannot be scored.
 
     >>> import torch
     >>> from benchmark import RetrievalTask, evaluate
@@ -160,7 +164,10 @@ def evaluate(
         for attack in chosen.attacks:
             attack.require_norm(norm)
     alone = not (isinstance(suite, str) and suite in suite_table())
-    with frozen(module):
+    if eot < 1:
+        raise UserError(f"The mean of {eot} passes is none; give eot=1 or more.")
+    candidate = Candidate.of_module(module, distance).averaged(eot)
+    with frozen(candidate.module) as module:
         scorer = Scorer(module, task, distance, Settings(device, batch, amp))
         require_independence(scorer)
         keep = [] if store is None else kept_rows(scorer, seed).tolist()
@@ -169,10 +176,9 @@ def evaluate(
             norm: [scorer.run(part.attacks, norm, seed=seed, keep=keep) for part in parts] for norm in norms
         }
         if store is not None:
-            candidate = Candidate.of_module(module, distance)
             for norm in norms:
                 for part, outcome in zip(parts, outcomes[norm], strict=True):
-                    store_outcome(Path(store), candidate, scorer, part, norm, seed, outcome, alone)
+                    store_outcome(Path(store), candidate, scorer, part, norm, seed, outcome, alone, checks)
     return Evaluation(task, chosen, scorer.clean, outcomes)
 
 

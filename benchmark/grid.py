@@ -4,6 +4,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +15,26 @@ from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.budget import NORMS
-from attacks.catalogue import Suite, find_suite
+from attacks.catalogue import Suite, attack_table, find_suite
 from attacks.errors import UserError
 from attacks.searches import Search
 from attacks.table import unknown
 from attacks.victim import check_output, frozen
 from benchmark.candidate import Candidate
-from benchmark.cells import blank_record, is_done, load_vectors, require_writable, run_shard, save_vectors
+from benchmark.cells import (
+    ChecksLevel,
+    add_checks,
+    blank_record,
+    is_done,
+    lacks_checks,
+    load_vectors,
+    require_writable,
+    run_shard,
+    save_vectors,
+)
 from benchmark.checks import require_independence
+from benchmark.checks.outsiders import BLIND
+from benchmark.checks.trial import QUERIES
 from benchmark.pictures import kept_path, pictures_path, write_pictures
 from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
 from benchmark.tasks import RetrievalTask
@@ -38,6 +51,7 @@ class GridSpec(BaseModel):
     """What to run. `norms` empty: all that a dataset lists; `limit_queries`: a preliminary look.
 
     `alone` runs each attack by itself on all queries (for `compare`); `suites` then names attacks.
+    `checks`: which trust checks; `eot`: passes to average over, for models that are random.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -50,6 +64,8 @@ class GridSpec(BaseModel):
     limit_queries: int | None = Field(None, ge=1)
     shard_size: int = Field(SHARD, ge=1)
     alone: bool = False
+    checks: ChecksLevel = "full"
+    eot: Annotated[int, Field(ge=1)] = 1
 
 
 def read_grid(path: Path) -> GridSpec:
@@ -71,12 +87,24 @@ def read_grid(path: Path) -> GridSpec:
 
 @dataclass
 class Job:
-    """The shards of one cell: those still to be computed, with the queries (places) of each."""
+    """The shards of one cell: those still to be computed, with the queries (places) of each.
+
+    `checks`: which trust checks go with it; `unchecked`: it is there, but without those.
+    """
 
     suite: Suite
     norm: str
     records: list[CellRecord]
     missing: list[tuple[CellRecord, np.ndarray]]
+    checks: ChecksLevel = "basic"
+    unchecked: bool = False
+
+    @property
+    def most_check_passes(self) -> int:
+        """An upper bound on the passes of the trust checks that are still to be run."""
+        first = any(record.shard.index == 0 for record, _ in self.missing)
+        wanted = self.checks == "full" and not self.records[0].suite.alone
+        return check_passes(self.suite.attacks) if wanted and (first or self.unchecked) else 0
 
     @property
     def queries(self) -> int:
@@ -101,6 +129,13 @@ def most_passes(attack: Attack, budgets: int, ks: int) -> int:
     return attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
 
 
+def check_passes(attacks: Sequence[Attack]) -> int:
+    """Passes of the full trust checks if nothing broke: five searches and the black boxes on a subset."""
+    white = sum(most_passes(a, 1, 1) for a in attacks if a.declares >= {"white-box", "iterative"})
+    blind = sum(most_passes(attack_table()[name], 1, 1) for name in BLIND if name in attack_table())
+    return QUERIES * (5 * white + blind)
+
+
 @dataclass
 class Pairing:
     """One model in front of one dataset, with its jobs."""
@@ -114,7 +149,14 @@ class Pairing:
     @property
     def most_passes(self) -> int:
         """Upper bound over all jobs."""
-        return sum(job.most_passes(len(self.task.budgets[job.norm]), len(self.task.ks)) for job in self.jobs)
+        return self.most_check_passes + sum(
+            job.most_passes(len(self.task.budgets[job.norm]), len(self.task.ks)) for job in self.jobs
+        )
+
+    @property
+    def most_check_passes(self) -> int:
+        """The part of the trust checks."""
+        return sum(job.most_check_passes for job in self.jobs)
 
 
 @dataclass
@@ -168,9 +210,10 @@ def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, setti
         cells = list(_cells(spec, task))
         for name, load in models:
             try:
+                load = partial(_averaged, load, spec.eot)
                 candidate = load()
                 jobs = [_job(spec, candidate, task, results, settings, *cell) for cell in cells]
-                pairing = Pairing(name, task, load, jobs)
+                pairing = Pairing(candidate.card.name if spec.eot > 1 else name, task, load, jobs)
                 if pairing.most_passes:
                     pairing.seconds_per_pass = seconds_per_pass(candidate, task, settings)
             except UserError as error:
@@ -178,6 +221,10 @@ def make_plan(spec: GridSpec, models: Models, tasks: Tasks, results: Path, setti
             else:
                 plan.pairings.append(pairing)
     return plan
+
+
+def _averaged(load: Callable[[], Candidate], passes: int) -> Candidate:
+    return load().averaged(passes)
 
 
 def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
@@ -217,7 +264,11 @@ def _job(
         for record, rows in zip(records, parts, strict=True)
         if not is_done(cell_path(results, record, kind), record)
     ]
-    return Job(suite, norm, records, missing)
+    first_is_there = all(record.shard.index for record, _ in missing)
+    unchecked = (
+        spec.checks == "full" and first_is_there and lacks_checks(cell_path(results, records[0], kind))
+    )
+    return Job(suite, norm, records, missing, spec.checks, unchecked)
 
 
 def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settings) -> float:
@@ -254,7 +305,7 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
     summary = Summary(failures=list(plan.failures))
     for pairing in plan.pairings:
         summary.records += [record for job in pairing.jobs for record in job.records]
-        if any(job.missing or _lacks_pictures(plan.results, job) for job in pairing.jobs):
+        if any(job.missing or job.unchecked or _lacks_pictures(plan.results, job) for job in pairing.jobs):
             try:
                 _run_pairing(pairing, plan.results, settings, tick, summary)
             except UserError as error:
@@ -277,7 +328,10 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
                 # Another driver on the same results folder may have been here since the plan.
                 if is_done(cell_path(results, record, "compare" if record.suite.alone else "cells"), record):
                     continue
-                summary.written.append(run_shard(results, scorer, job.suite, record, rows))
+                summary.written.append(run_shard(results, scorer, job.suite, record, rows, job.checks))
+            if job.unchecked:
+                tick(f"{pairing.name} {job.norm} trust checks", 0, 1)
+                add_checks(cell_path(results, job.records[0]), scorer, job.suite)
             if (job.missing and not job.records[0].suite.alone) or _lacks_pictures(results, job):
                 write_pictures(results, scorer, job.records[0])
 

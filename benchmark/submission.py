@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
+from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, score_robrank
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
@@ -151,6 +152,8 @@ def score(
     seed: int,
     shard_size: int,
     settings: Settings,
+    checks: ChecksLevel = "full",
+    eot: int = 1,
 ) -> int:
     """Check the model, print the plan, run it, write the entries and print where they would rank."""
     candidate = submission.load()
@@ -172,6 +175,8 @@ def score(
             seed=seed,
             limit_queries=limit_queries,
             shard_size=shard_size,
+            checks=checks,
+            eot=eot,
         )
         plan = make_plan(spec, [(name, lambda: candidate)], [task], results, settings)
     show_plan(plan)

@@ -16,6 +16,7 @@ def page(board: Board, reported: Sequence[Reported] = ()) -> str:
         legend(board),
         _preliminary(board),
         _flagged(board),
+        _checks(board),
         f"## Recall@k: clean, and at the headline budget {board.headline}\n",
         _all_ks(board),
         f"## Which attack broke recall@{board.ks[0]}, at {board.headline}\n",
@@ -76,6 +77,24 @@ def _flagged(board: Board) -> str:
         if flags(row) and c.level in ("flag", "block", "note")
     ]
     return "⚑ Trust checks that raised a flag:\n\n" + "".join(lines) if lines else ""
+
+
+def _checks(board: Board) -> str:
+    """Every trust check of every row: figure, threshold, outcome."""
+    heads = [("Model", True), ("Check", True), ("Outcome", True), ("Figure", False), ("Threshold", False)]
+    heads += [("Over", False), ("What it says", True)]
+    rows = [
+        [
+            *(_name(row), c.name, c.outcome),
+            *(BLANK if number is None else f"{number:.4g}" for number in (c.figure, c.threshold)),
+            *(BLANK if c.over is None else f"{c.over:,}", c.message or BLANK),
+        ]
+        for row in board.rows
+        for c in row.entry.checks
+    ]
+    if not rows:
+        return ""
+    return "## Trust checks\n\n" + markdown_table(heads, rows)
 
 
 def _name(row: Row) -> str:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from leaderboard import misses
 from leaderboard.errors import UserError
 from leaderboard.schema import (
     PROTOCOL,
@@ -252,11 +253,14 @@ def merge(shards: Iterable[tuple[Path, CellRecord, pd.DataFrame]], count: int) -
     frame = pd.concat(frames).sort_values("query", ignore_index=True)
     if frame["query"].duplicated().any():
         raise BrokenRecord(f"{paths[0].parent}: two shards hold the same query; run it again")
+    work, checks = _total(records), _worst(check for record in records for check in record.checks)
+    # A share of all queries: no shard can tell it.
+    whole = {misses.NAME: misses.misses(work, int((frame["matches"] > 0).sum()))}
     record = records[0].model_copy(
         update={
             "shard": Shard(limit=records[0].shard.limit),
-            "work": _total(records),
-            "checks": _worst(check for record in records for check in record.checks),
+            "work": work,
+            "checks": tuple(whole.get(check.name, check) for check in checks),
             "kept": tuple(dict.fromkeys(k for record in records for k in record.kept)),
             "created": max(record.created for record in records),
             "environment": _environment(records),
@@ -299,6 +303,8 @@ def _plus(a: Work, b: Work) -> Work:
         forward=a.forward + b.forward,
         backward=a.backward + b.backward,
         seconds=a.seconds + b.seconds,
+        declares=a.declares,
+        broke=tuple(map(sum, zip(a.broke, b.broke, strict=False))),
     )
 
 

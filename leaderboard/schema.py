@@ -74,13 +74,19 @@ class Shard(_Strict):
 
 
 class Work(_Strict):
-    """What one attack cost: queries shown to it, images passed forward and backward, seconds."""
+    """What one attack cost: queries shown to it, images passed forward and backward, seconds.
+
+    `declares`: what kind of attack it says it is ("white-box", ...); `broke`: per budget, the queries
+    whose recall at the smallest k held before it and not after. Older records have neither.
+    """
 
     attack: str
     shown: int = Field(ge=0)
     forward: int = Field(ge=0)
     backward: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    declares: tuple[str, ...] = ()
+    broke: tuple[int, ...] = ()
 
 
 class Check(_Strict):

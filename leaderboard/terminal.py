@@ -24,9 +24,21 @@ def row_text(board: Board, row: Row) -> str:
     if row.versus is not None:
         lines.append(f"  against the prior robust baseline: {with_interval(row.versus.difference)} points")
     lines += [f"  {check.level}: {check.message}" for check in entry.checks if check.level in _TOLD]
+    lines += _left_out(entry)
     cost = entry.forward_per_query, entry.backward_per_query, entry.seconds_per_query
     lines.append("  per query: {:.0f} forward and {:.0f} backward passes, {:.3f} s".format(*cost))
     return "\n".join(lines)
+
+
+def _left_out(entry: Entry) -> list[str]:
+    """Say how many trust checks passed, and which did not run for which reason."""
+    passed = sum(check.level == "ok" for check in entry.checks)
+    why: dict[str, list[str]] = {}
+    for check in entry.checks:
+        if check.level == "not run":
+            why.setdefault(check.message, []).append(check.name)
+    lines = [f"  trust checks: {passed} of {len(entry.checks)} passed"] if entry.checks else []
+    return lines + [f"  not run: {', '.join(names)} ({reason})" for reason, names in why.items()]
 
 
 def _line(entry: Entry, head: str, i: int) -> str:

@@ -11,6 +11,7 @@ from attacks.victim import Victim
 from benchmark.checks.clean import chance_of
 from benchmark.checks.trial import Trial, held, with_steps
 from benchmark.checks.verdict import not_run, verdict
+from benchmark.scoring import halving
 from leaderboard.records import Check
 
 HUGE = "0.5"
@@ -20,7 +21,11 @@ NO_SEARCH = "the suite has no iterative white-box attack"
 def gradient(trial: Trial) -> Check:
     """The gradient of the margin at a random point of the headline ball is there, finite, not zero."""
     name, n = "gradient at a random start", len(trial.rows)
-    bad = sum(_without_gradient(trial, rows) for rows in torch.arange(n).split(trial.scorer.batch))
+
+    def count(batch: int) -> int:
+        return sum(_without_gradient(trial, rows) for rows in torch.arange(n).split(batch))
+
+    bad = halving(count, trial.scorer.batch)
     share = 100 * bad / n
     message = f"no gradient, zeros only, or NaN at a random start for {bad} of {n} queries (at most 1 %)"
     return verdict(name, share > 1, "flag", message, share, 1)

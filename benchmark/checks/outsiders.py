@@ -16,11 +16,12 @@ from benchmark.checks.clean import embed
 from benchmark.checks.gradients import NO_SEARCH
 from benchmark.checks.trial import Trial, held
 from benchmark.checks.verdict import not_run, verdict
-from benchmark.scoring import Scorer
+from benchmark.scoring import Scorer, halving
 from leaderboard.records import Check
 from models import registry
 
-_BLIND = ("square", "nes", "noise")
+BLIND = ("square", "nes", "noise")
+"""What is tried without the model's gradient."""
 
 
 def black_box(trial: Trial) -> Check:
@@ -28,7 +29,7 @@ def black_box(trial: Trial) -> Check:
     name = "black-box against white-box"
     if not trial.iterative:
         return not_run(name, NO_SEARCH)
-    blind = [attack_table()[each] for each in _BLIND if each in attack_table()]
+    blind = [attack_table()[each] for each in BLIND if each in attack_table()]
     left = trial.rows[held(trial.white_box)]
     broken = int((~held(trial.run(blind, rows=left))).sum()) if len(left) else 0
     return _missed(trial, name, ", ".join(attack.name for attack in blind), broken)
@@ -46,11 +47,13 @@ def transfer(trial: Trial) -> Check:
     if found is None:
         return not_run(name, f"no other bundled model was trained on {trial.scorer.task.name}")
     surrogate, other = found
-    broken = 0
+
+    def count(batch: int) -> int:
+        parts = np.array_split(left, -(-len(left) // batch))
+        return sum(int((_rank(trial.scorer, _craft(trial, other, p), p) > 1).sum()) for p in parts)
+
     with frozen(other.model):
-        for rows in np.array_split(left, -(-len(left) // trial.scorer.batch)):
-            x = _craft(trial, other, rows)
-            broken += int((_rank(trial.scorer, x, rows) > 1).sum())
+        broken = halving(count, trial.scorer.batch)
     return _missed(trial, name, f"images crafted on {surrogate}", broken)
 
 

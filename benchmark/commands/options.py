@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from benchmark.cells import ChecksLevel
     from benchmark.scoring import Settings
 
 Results = Annotated[Path, typer.Option(help="Folder of the results; may be shared.", show_default=True)]
@@ -34,6 +35,16 @@ BatchSize = Annotated[
 Amp = Annotated[bool, typer.Option("--amp", help="Search in bfloat16 (findings are verified in float32).")]
 Fold = Annotated[bool, typer.Option("--fold", help="Search with BatchNorm folded into the convolutions.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Search with a compiled model (worth it on a GPU).")]
+Checks = Annotated[
+    str,
+    typer.Option(
+        help="Trust checks: full (attacks a few queries again, looking for hidden gradients) or basic.",
+    ),
+]
+Eot = Annotated[
+    int,
+    typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
+]
 ShardSize = Annotated[int, typer.Option(min=1, help="Queries per result file: what an interruption costs.")]
 
 
@@ -42,3 +53,14 @@ def settings(device: str | None, batch: int | None, amp: bool, fold: bool, compi
     from benchmark.scoring import Settings
 
     return Settings(device, batch, amp, fold, compile_)
+
+
+def checks_level(text: str) -> "ChecksLevel":
+    """Which trust checks; UserError for a word that names none."""
+    from attacks.errors import UserError
+    from attacks.table import unknown
+
+    known: dict[str, ChecksLevel] = {"full": "full", "basic": "basic"}
+    if text not in known:
+        raise UserError(unknown("level of checks", text, list(known)))
+    return known[text]

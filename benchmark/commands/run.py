@@ -28,6 +28,11 @@ def run(
     amp: options.Amp = False,
     fold: options.Fold = False,
     compile_: options.Compile = False,
+    checks: Annotated[str | None, typer.Option(help="Trust checks: full (default) or basic.")] = None,
+    eot: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
+    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
 ) -> int:
     """Run models x data sets x suites x norms; flags override the TOML file.
@@ -50,6 +55,8 @@ def run(
         "seed": seed,
         "limit_queries": limit_queries,
         "shard_size": shard_size,
+        "checks": None if checks is None else options.checks_level(checks),
+        "eot": eot,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     if grid is not None:

@@ -49,7 +49,11 @@ def show_plan(plan: "Plan") -> None:
         )
     console.print(table)
     missing, shards = plan.shards
-    if not missing:
+    checking = sum(pairing.most_check_passes for pairing in plan.pairings)
+    if checking:
+        share = 100 * checking / plan.most_passes
+        console.print(f"Full trust checks: at most {checking:,} of these passes ({share:.0f} %).")
+    if not missing and not checking:
         console.print("Everything is there already; nothing to compute.")
         return
     console.print(

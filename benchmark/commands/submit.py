@@ -94,6 +94,8 @@ def submit(
     amp: options.Amp = False,
     fold: options.Fold = False,
     compile_: options.Compile = False,
+    checks: options.Checks = "full",
+    eot: options.Eot = 1,
 ) -> int:
     """Score a checkpoint and say where it would rank.
 
@@ -147,6 +149,8 @@ def submit(
         seed=seed,
         shard_size=shard_size,
         settings=settings,
+        checks=options.checks_level(checks),
+        eot=eot,
     )
 
 
