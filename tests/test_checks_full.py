@@ -11,12 +11,17 @@ from torch import nn
 from attacks.attack import Attack
 from attacks.catalogue import attack_table, find_attack, find_suite
 from attacks.engine import Run
+from attacks.errors import UserError
 from attacks.objectives import Margin
 from attacks.searches import FGSM, PGD, State, climb
 from benchmark import evaluate
+from benchmark.candidate import Candidate
 from benchmark.checks import FULL, Trial, audit, canary, clean_checks, full_checks, independence
 from benchmark.checks.outsiders import black_box, eight_bit, transfer
 from benchmark.checks.trial import with_steps
+from benchmark.commands.options import checks_level
+from benchmark.grid import GridSpec, make_plan, run_plan
+from benchmark.scoring import Settings
 from leaderboard.misses import misses
 from leaderboard.records import Work, scan
 from tests.grid_worlds import perceptron, small_task
@@ -336,3 +341,56 @@ def test_evaluate_stores_the_full_checks(tmp_path):
     found = {check.name: check.outcome for check in cell.record.checks}
     assert found["gradient at a random start"] == "pass" and cell.record.environment["checks"] == "full"
     assert cell.record.environment["checks_cost"]["backward"] > 0
+
+
+# --- the grid ----------------------------------------------------------------------------------
+
+
+def full_run(results, **spec):
+    task = small_task()
+    mine = Candidate.of_module(perceptron(), "cosine", "mine")
+    given = GridSpec(
+        models=["mine"], datasets=["small"], suites=["quick"], norms=["linf"], **({"shard_size": 15} | spec)
+    )
+    settings = Settings("cpu")
+    plan = make_plan(given, [("mine", lambda: mine)], [task], results, settings)
+    assert run_plan(plan, settings).failures == []
+    (cell,) = scan(results)
+    return plan, cell
+
+
+def test_full_checks_run_once_a_cell_whatever_its_shards(tmp_path):
+    plan, cut = full_run(tmp_path / "cut")
+    _, whole = full_run(tmp_path / "whole", shard_size=1000)
+    assert len(cut.paths) == 3 and len(whole.paths) == 1
+    assert plan.pairings[0].most_check_passes > 0
+    one, other = ({c.name: c for c in cell.record.checks} for cell in (cut, whole))
+    for name in (*FULL, "missed by white-box", "repeatability"):
+        assert one[name] == other[name]
+    assert one["budget audit"].over == other["budget audit"].over > 0
+    assert one["re-scoring"].over == other["re-scoring"].over > 0
+
+
+def test_full_checks_are_added_to_a_cell_that_lacks_them(tmp_path):
+    _, basic = full_run(tmp_path, checks="basic")
+    assert all(
+        c.level == "not run" and "--checks full" in c.message for c in basic.record.checks[-len(FULL) :]
+    )
+    plan, full = full_run(tmp_path)
+    assert plan.shards[0] == 0 and plan.pairings[0].most_check_passes > 0
+    assert full.record.environment["checks"] == "full" and full.record.created == basic.record.created
+    assert [c.name for c in full.record.checks] == [c.name for c in basic.record.checks]
+    assert {c.name: c.level for c in full.record.checks}["twice the steps"] == "ok"
+    assert full.frame.equals(basic.frame)
+    again, _ = full_run(tmp_path)
+    assert again.pairings[0].most_check_passes == 0
+
+
+def test_a_grid_scores_the_mean_of_passes_under_a_name_of_its_own(tmp_path):
+    _, cell = full_run(tmp_path, eot=3, checks="basic")
+    assert cell.record.model.name == "mine-eot3" and cell.record.model.model_extra["eot"] == 3
+
+
+def test_a_wrong_level_of_checks_is_a_sentence():
+    with pytest.raises(UserError, match=r"'ful'.*[Dd]id you mean.*full"):
+        checks_level("ful")
