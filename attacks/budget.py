@@ -39,6 +39,21 @@ def wide(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Where Square writes next: `first`, `second` (rows, 1, H, W), masks of two windows.
+
+    `signs` (rows, C, 1, 1): +1 or -1 per channel. For L2: `bump` (rows, 1, H, W), the shape added to
+    the first window; `share` (rows,), how much of its squared length the second keeps.
+    """
+
+    first: Tensor
+    second: Tensor
+    signs: Tensor
+    bump: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
 class Budget(ABC):
     """All perturbations of one norm up to `radius`, inside the box [0, 1].
 
@@ -102,19 +117,23 @@ class Budget(ABC):
     def pull(shift: Tensor) -> Tensor:
         """The gradient of the distance term of Carlini & Wagner (arXiv 1608.04644) at `shift` (rows, ...).
 
-        `bound` (rows,): in Linf, what a pixel may move for free.
+        Zero in Linf, where that term is taken to its limit: what sticks out of a bound is cut off.
         """
 
     @staticmethod
     @abstractmethod
-    def patch(
-        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
-    ) -> Tensor:
+    def level(square: Tensor) -> Tensor:
+        """Squared gradients (rows, ...) as Adam is to divide by them: per pixel in Linf, per image in L2.
+
+        Per pixel, any direction is bent toward its sign, which is the steepest one in Linf only.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def patch(shift: Tensor, window: Window, radii: Tensor) -> Tensor:
         """Rewrite a window of the perturbation `shift` (rows, C, H, W) as Square (arXiv 1912.00049) does.
 
-        `first`, `second` (rows, 1, H, W): masks of two windows; `bump` (rows, 1, H, W): what L2 adds to
-        the first one, whose length it takes from the second and from what the radius leaves unused;
-        `signs` (rows, C, 1, 1): the sign in each channel.
+        In L2 it takes length from a second window, and what the radius leaves unused.
         """
 
 
@@ -155,10 +174,12 @@ class Linf(Budget):
         return torch.zeros_like(shift)
 
     @staticmethod
-    def patch(
-        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
-    ) -> Tensor:
-        return torch.where(first, signs * spread(radii, shift), shift)
+    def level(square: Tensor) -> Tensor:
+        return square
+
+    @staticmethod
+    def patch(shift: Tensor, window: Window, radii: Tensor) -> Tensor:
+        return torch.where(window.first, window.signs * spread(radii, shift), shift)
 
 
 class L2(Budget):
@@ -203,18 +224,23 @@ class L2(Budget):
         return 2 * shift
 
     @staticmethod
-    def patch(
-        shift: Tensor, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor, radii: Tensor
-    ) -> Tensor:
+    def level(square: Tensor) -> Tensor:
+        return spread(square.flatten(1).mean(1), square)
+
+    @staticmethod
+    def patch(shift: Tensor, window: Window, radii: Tensor) -> Tensor:
         def length(x: Tensor) -> Tensor:
             return x.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
 
+        first, second = window.first, window.second
         inside = torch.where(first, shift, 0)
-        new = signs * bump / length(bump) + inside / length(inside)
+        # A little more than its equal, so that a lone pixel changes its sign instead of vanishing.
+        new = 1.01 * window.signs * window.bump / length(window.bump) + inside / length(inside)
+        left = torch.where(second & ~first, shift * spread(window.share, shift).sqrt(), 0)
         unused = spread(radii.square(), shift) - shift.square().sum((1, 2, 3), keepdim=True)
-        ours = torch.where(first | second, shift, 0).square().sum((2, 3), keepdim=True)
-        share = (ours + unused.clamp_min(0) / shift.shape[1]).sqrt()
-        return torch.where(first, new / length(new) * share, torch.where(second, 0, shift))
+        ours = torch.where(first | second, shift.square() - left.square(), 0).sum((2, 3), keepdim=True)
+        room = (ours + unused.clamp_min(0) / shift.shape[1]).sqrt()
+        return torch.where(first, new / length(new) * room, torch.where(second, left, shift))
 
 
 NORMS: Table[type[Budget]] = Table("norm")

@@ -19,7 +19,7 @@ class Mutation:
 
 
 RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
-ORACLE = "tests/test_attacks_oracle.py"
+ORACLE, SEARCHES = "tests/test_attacks_oracle.py", "tests/test_searches.py"
 ROBRANK = "tests/test_robrank.py"
 
 MUTATIONS = (
@@ -179,6 +179,55 @@ MUTATIONS = (
         "(size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)",
         "(size - loss / budget.dual(slope).clamp_min(1e-12)) * 0.97",
         ORACLE,
+    ),
+    Mutation(
+        "APGD never halves its step",
+        "attacks/searches/apgd.py",
+        "        state.rate = torch.where(back, state.rate / 2, state.rate)\n",
+        "",
+        SEARCHES,
+    ),
+    Mutation(
+        "APGD keeps the best point of the aim before",
+        "attacks/searches/apgd.py",
+        "    better = fresh | (loss > state.best_loss)\n",
+        "    better = loss > state.best_loss\n",
+        SEARCHES,
+    ),
+    Mutation(
+        "FMN keeps the best norm of the aim before",
+        "attacks/searches/min_norm.py",
+        "best = torch.where(look.changed, torch.inf, state.best)",
+        "best = state.best",
+        SEARCHES,
+    ),
+    Mutation(
+        "C&W keeps the best norm of the aim before",
+        "attacks/searches/cw.py",
+        '("best", state.best, torch.inf)',
+        '("best", state.best, state.best)',
+        SEARCHES,
+    ),
+    Mutation(
+        "Square forgets its best point",
+        "attacks/searches/square.py",
+        "better = look.changed | (loss > state.best_loss)",
+        "better = loss > -torch.inf",
+        SEARCHES,
+    ),
+    Mutation(
+        "Square compares with the best loss of the aim before",
+        "attacks/searches/square.py",
+        "better = look.changed | (loss > state.best_loss)",
+        "better = loss > state.best_loss",
+        SEARCHES,
+    ),
+    Mutation(
+        "the draws of a search keyed by the place in the pool",
+        "attacks/searches/base.py",
+        "[kind(one, seed, [own], turn) for seed, own, turn in every]",
+        "[kind(one, s, [row], turn) for row, (s, _, turn) in enumerate(every)]",
+        SEARCHES,
     ),
     Mutation(
         "the last look at the last iterate is left out",

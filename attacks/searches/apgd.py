@@ -100,7 +100,7 @@ def _since(steps: int) -> tuple[int, ...]:
     """For each t in 0 ... steps: the steps since the last checkpoint where t is one, else 0."""
     shares, places = [0.0, 0.22], {0}
     while shares[-1] <= 1:
-        places.add(math.ceil(shares[-1] * steps))
+        places.add(math.ceil(round(shares[-1] * steps, 6)))
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     ordered = sorted(places)
     gaps = {place: place - before for before, place in pairwise(ordered)}

@@ -25,19 +25,20 @@ class _CWState(State):
 class CW(Search):
     """Carlini & Wagner 2017 (arXiv 1608.04644): distance plus c times a hinge on the loss, by Adam.
 
-    The distance term is the paper's in each norm: the squared length in L2; in Linf what sticks out
-    of a bound tau that shrinks below the best norm found. c is searched per row in `rounds` rounds
-    of steps / rounds steps: tenfold while nothing breaks, then by bisection.
+    The distance is the squared length in L2. In Linf the paper punishes what sticks out of a bound that
+    shrinks after each success; here it is cut off, and c has no say. c is searched per row in `rounds`
+    rounds of steps / rounds steps: tenfold while nothing breaks, then by bisection.
 
-    Where it departs: the box is kept by clipping, since tanh space has no gradient at pixels that
-    are black or white; the search stays within the budget; the first c makes both terms equally steep
-    at the linear estimate of the boundary; a round begins where the last one ended, with fresh
-    moments; Adam's step falls within each round from `stride` to `last` times the row's best norm,
-    spread over the pixels.
+    Where it departs: the box is kept by clipping, since tanh space has no gradient at pixels that are
+    black or white; the search stays within the budget, and within the best norm found; the first c
+    makes both terms equally steep at the linear estimate of the boundary, twice over; a round begins
+    where the last one ended, with fresh moments; Adam divides by squared gradients per pixel in Linf,
+    per image in L2 (`Budget.level`); its step falls within each round from `stride` to `last` times
+    the row's best norm, spread over the pixels.
     """
 
     steps: int = 100
-    rounds: int = 2
+    rounds: int = 4
     stride: float = 0.5
     last: float = 0.002
     name = "cw"
@@ -66,7 +67,7 @@ class CW(Search):
         decay = 0.5 * (1 + torch.cos(math.pi * turn / span))
         tau = reach * torch.where(state.best.isinf(), 1.1, 1 - 0.1 * decay - 0.002)
         drive = spread(torch.where(broken, 0.0, state.weight), look.slope) * look.slope
-        step = _adam(state, budget.pull(state.point - state.origin) - drive, turn)
+        step = _adam(state, budget, budget.pull(state.point - state.origin) - drive, turn)
         length = reach * (self.last + (self.stride - self.last) * decay) / per_pixel(budget, step)
         state.point.sub_(spread(length, step) * step)
         budget.project(state.point, state.origin, tau.clamp_max(budget.eps))
@@ -97,11 +98,11 @@ def _first_weight(budget: Budget, look: Look) -> Tensor:
     return torch.where(balance > 0, balance, 1.0) / steep
 
 
-def _adam(state: _CWState, gradient: Tensor, turn: Tensor) -> Tensor:
+def _adam(state: _CWState, budget: Budget, gradient: Tensor, turn: Tensor) -> Tensor:
     """Adam's direction (Kingma & Ba 2014, arXiv 1412.6980), its moments starting at turn 0 of each row."""
     going = spread((turn > 0).float(), gradient)
     state.mean = going * 0.9 * state.mean + 0.1 * gradient
-    state.square = going * 0.999 * state.square + 0.001 * gradient.square()
+    state.square = going * 0.999 * state.square + 0.001 * budget.level(gradient.square())
     mean = state.mean / spread(1 - 0.9 ** (turn + 1), gradient)
     square = state.square / spread(1 - 0.999 ** (turn + 1), gradient)
     return mean / (square.sqrt() + 1e-12)

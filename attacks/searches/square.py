@@ -1,13 +1,13 @@
 """Random search with square windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from attacks import noise
-from attacks.budget import Budget, spread
+from attacks.budget import Budget, Window, spread
 from attacks.searches.base import Keyed, Look, Search, State, begin, draw, keys
 
 
@@ -25,8 +25,10 @@ class Square(Search):
     rises. The window's share of the image begins at `p` and is halved on the paper's schedule, which
     is stretched to `steps`.
 
-    Where it departs: in L2 it starts from stripes too, not from tiles; the two windows may overlap; a
-    window that would change nothing is written with the other signs.
+    Where it departs: in L2 it starts from stripes too, not from tiles; the two windows may overlap, and
+    the one that gives length keeps a random share of it (with all of it given, 1,000 steps on a linear
+    model of 100 pixels end 1.5 times as far as need be; so, 1.25 times); a window that would change
+    nothing is written with the other signs.
     """
 
     steps: int = 200
@@ -50,19 +52,16 @@ class Square(Search):
         better = look.changed | (loss > state.best_loss)
         state.best_loss = torch.where(better, loss, state.best_loss)
         state.best = torch.where(spread(better, state.best).bool(), state.point, state.best)
-        luck = draw(noise.uniform, state, (5 + state.best.shape[1],))
-        first, second, bump = _windows(luck[:, :5].cpu(), self._sides(look.t, state.best), state.best)
-        signs = torch.where(luck[:, 5:, None, None] < 0.5, -1.0, 1.0)
-        new = [self._write(state, budget, first, second, bump, signs * way) for way in (1, -1)]
-        same = (new[0] == state.best).flatten(1).all(1)
-        state.x = torch.where(spread(same, state.best).bool(), new[1], new[0])[:, None]
+        luck = draw(noise.uniform, state, (6 + state.best.shape[1],))
+        window = _window(luck, self._sides(look.t, state.best), state.best)
+        new = self._write(state, budget, window)
+        same = spread((new == state.best).flatten(1).all(1), new).bool()
+        other = self._write(state, budget, replace(window, signs=-window.signs))
+        state.x = torch.where(same, other, new)[:, None]
         return state
 
-    def _write(
-        self, state: _SquareState, budget: Budget, first: Tensor, second: Tensor, bump: Tensor, signs: Tensor
-    ) -> Tensor:
-        shift = state.best - state.origin
-        x = state.origin + budget.patch(shift, first, second, bump, signs, state.radii)
+    def _write(self, state: _SquareState, budget: Budget, window: Window) -> Tensor:
+        x = state.origin + budget.patch(state.best - state.origin, window, state.radii)
         return budget.project(x, state.origin, state.radii)
 
     def _sides(self, t: Tensor, image: Tensor) -> Tensor:
@@ -77,22 +76,26 @@ class Square(Search):
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-def _windows(luck: Tensor, side: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Two windows of the rows' sides as masks (rows, 1, H, W), and the bump of L2 in the first.
+def _window(luck: Tensor, side: Tensor, image: Tensor) -> Window:
+    """Windows of the rows' sides, (rows,), in images like `image` (rows, C, H, W).
 
-    `luck` (rows, 5) in [0, 1): two corners, and whether the bump lies on its side.
+    `luck` (rows, 6 + C) in [0, 1): two corners, whether the bump lies on its side, what the second
+    window keeps, and the signs.
     """
     height, width = image.shape[-2:]
     room = torch.stack([height - side + 1, width - side + 1] * 2, 1)
-    corners = (luck[:, :4] * room).long()
+    corners = (luck[:, :4].cpu() * room).long().tolist()
+    upright = (luck[:, 4] < 0.5).tolist()
     masks = torch.zeros(2, len(image), 1, height, width, dtype=torch.bool)
     bump = torch.zeros(len(image), 1, height, width)
-    for row, (h, corner) in enumerate(zip(side.tolist(), corners.tolist(), strict=True)):
+    for row, (h, corner) in enumerate(zip(side.tolist(), corners, strict=True)):
         for mask, top, left in zip(masks, corner[::2], corner[1::2], strict=True):
             mask[row, :, top : top + h, left : left + h] = True
-        shape = _bump(h) if luck[row, 4] < 0.5 else _bump(h).T
+        shape = _bump(h) if upright[row] else _bump(h).T
         bump[row, 0, corner[0] : corner[0] + h, corner[1] : corner[1] + h] = shape
-    return masks[0].to(image.device), masks[1].to(image.device), bump.to(image.device)
+    first, second = masks.to(image.device)
+    signs = torch.where(luck[:, 6:, None, None] < 0.5, -1.0, 1.0)
+    return Window(first, second, signs, bump.to(image.device), luck[:, 5])
 
 
 @cache
