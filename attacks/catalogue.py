@@ -19,7 +19,7 @@ from attacks.attack import Attack, split_options
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
 from attacks.objectives import Drift, Margin, Push
-from attacks.searches import FGSM, FMN, PGD, Noise
+from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Square
 from attacks.table import Table
 
 # Raised when the engine changes what an unchanged attack finds, so that old rows are told apart.
@@ -27,6 +27,7 @@ ENGINE = 1
 
 _GRADIENT = frozenset({"white-box", "iterative", "untargeted"})
 _ONE_STEP = frozenset({"white-box", "untargeted"})
+_BLACK_BOX = frozenset({"black-box", "iterative", "untargeted"})
 
 _ATTACKS = (
     Attack(
@@ -35,6 +36,17 @@ _ATTACKS = (
     Attack("pgd", Margin(), PGD(), declares=_GRADIENT, about="cold PGD on the margin at each budget"),
     Attack("pgd-push", Push(), PGD(), declares=_GRADIENT, about="PGD away from the nearest other positive"),
     Attack("pgd-drift", Drift(), PGD(), declares=_GRADIENT, about="PGD away from the clean embedding"),
+    Attack("apgd", Margin(), APGD(), declares=_GRADIENT, about="PGD that halves its own step, on the margin"),
+    Attack(
+        "apgd-push", Push(), APGD(), declares=_GRADIENT, about="APGD away from the nearest other positive"
+    ),
+    Attack(
+        "mim", Margin(), Momentum(stride=4.0), declares=_GRADIENT, about="FGSM in small steps, with momentum"
+    ),
+    Attack("cw", Margin(), CW(), declares=_GRADIENT, about="distance plus a hinge on the margin, by Adam"),
+    Attack("ddn", Margin(), DDN(), declares=_GRADIENT, about="min-norm, direction and length set apart"),
+    Attack("square", Margin(), Square(), declares=_BLACK_BOX, about="random windows, kept if they help"),
+    Attack("nes", Margin(), NES(), declares=_BLACK_BOX, about="PGD on a gradient estimated from losses"),
     Attack("fgsm", Margin(), FGSM(), declares=_ONE_STEP, about="one full step on the margin"),
     Attack("noise", Margin(), Noise(), declares=frozenset({"untargeted"}), about="random points of the ball"),
     Attack(
