@@ -53,7 +53,7 @@ _ATTACKS = (
         "released",
         Drift(),
         # The released code steps 2 eps / steps from a random start.
-        PGD(steps=5, stride=2.0, decay=False),
+        PGD(steps=5, stride=0.4, decay=False),
         last=True,
         declares=frozenset({"white-box", "untargeted"}),
         paper="arXiv 2102.07265",
@@ -117,18 +117,18 @@ def find_attack(text: str) -> Attack:
 
 
 def find_suite(wanted: str | Sequence[str]) -> Suite:
-    """A suite by name; else the one attack of that name, or a list of attacks, as a suite of its own."""
+    """A suite by name; else attacks as a suite of their own: a list of them, or "fmn+pgd:steps=100"."""
     if isinstance(wanted, str) and wanted in suite_table():
         return suite_table()[wanted]
     if isinstance(wanted, str):
-        name, _ = split_options(wanted)
-        if name not in attack_table() and not name.startswith(PREFIX):
+        wanted = wanted.split("+")
+        name, _ = split_options(wanted[0])
+        if len(wanted) == 1 and name not in attack_table() and not name.startswith(PREFIX):
             # Ask the table that knows both, so that "standrad" is answered with "standard".
             both: Table[object] = Table("suite or attack")
             for known in (*suite_table(), *attack_table()):
                 both.add(known, None)
             both[name]
-        wanted = [wanted]
     attacks = tuple(find_attack(text) for text in wanted)
     names = [attack.name for attack in attacks]
     if not names:

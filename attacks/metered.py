@@ -37,12 +37,12 @@ class MeteredModel:
     def __call__(self, x: Tensor) -> Tensor:
         """Embed images (rows, C, H, W) in float32 by the plain model: (rows, D) raw vectors."""
         meter = self.victim.meter
-        meter.forward += len(x)
+        meter.count(len(x))
         vectors = self.victim.plain(x)
         if vectors.requires_grad:
 
             def count(gradient: Tensor) -> None:
-                meter.backward += len(gradient)
+                meter.count(backward=len(gradient))
 
             vectors.register_hook(count)
         return vectors

@@ -110,7 +110,7 @@ class Gallery:
         return -(prepared - others).square().sum(1)
 
     def similar(self, prepared: Tensor, at: Tensor) -> Tensor:
-        """Similarity of prepared vectors (rows, D) to the items at `at` (rows, n), differentiable: (rows, n)."""
+        """Similarity of prepared vectors (rows, D) to the items at `at` (rows, n), differentiable."""
         items = self.vectors[at]
         if self.distance == "cosine":
             return torch.einsum("rd,rnd->rn", prepared, items)

@@ -1,8 +1,9 @@
 """The model under attack: how it is run in the search, and how a claim about it is verified."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,13 @@ class Meter:
 
     forward: int = 0
     backward: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def count(self, forward: int = 0, backward: int = 0) -> None:
+        """Add passes; several threads may."""
+        with self._lock:
+            self.forward += forward
+            self.backward += backward
 
 
 class Victim:
@@ -53,7 +61,7 @@ class Victim:
 
     def embed(self, x: Tensor) -> Tensor:
         """Embed in float32 by the plain model, without gradient: (rows, D) raw vectors."""
-        self.meter.forward += len(x)
+        self.meter.count(len(x))
         with torch.no_grad():
             return self.plain(x)
 
@@ -63,8 +71,7 @@ class Victim:
 
     def probe(self, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
         """Embed in the search's precision; returns (the leaf that carries the gradient, vectors)."""
-        self.meter.forward += len(x)
-        self.meter.backward += len(x) * gradient
+        self.meter.count(len(x), len(x) * gradient)
         leaf = _layout(_pad(x)).detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient), self._precision():
             vectors = self.lean(leaf.clone())[: len(x)].float()

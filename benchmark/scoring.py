@@ -59,6 +59,15 @@ class Settings:
         """Rows per pass. On a CPU a small batch stays in the caches and is faster per image."""
         return self.batch or (32 if self.pick_device().type == "cpu" else 128)
 
+    def pick_workers(self) -> int:
+        """Pools side by side: one for each core that torch may use, on a CPU.
+
+        Not with a compiled stand-in, which may keep state of its own, and not more than eight: what
+        Python does between the passes is done by one core.
+        """
+        alone = self.compile or self.pick_device().type != "cpu"
+        return 1 if alone else min(8, torch.get_num_threads())
+
 
 def _device(name: str) -> torch.device:
     try:
@@ -208,7 +217,8 @@ class Scorer:
             marks=self.gallery.marks(self.task.labels[places], self.task.ids[places]),
             clean=self.gallery.prepare(self.queries.vectors[torch.from_numpy(outcome.rows).to(self.device)]),
         )
-        return Run(victim, queries, outcome.record, seed, self.batch, _Counter(self.tick, attack.name))
+        counter = _Counter(self.tick, attack.name)
+        return Run(victim, queries, outcome.record, seed, self.batch, counter, self.settings.pick_workers())
 
     def _halving(self, work: Callable[[], T]) -> T:
         def go(batch: int) -> T:

@@ -15,7 +15,7 @@ from attacks.errors import UserError
 from attacks.lean import lean_model
 from attacks.objectives import Drift, Margin, Objective, Push, Scene
 from attacks.record import Record
-from attacks.searches import PGD, Look, Search, State, begin
+from attacks.searches import FMN, PGD, Look, Search, State, begin
 from attacks.victim import frozen
 from tests.worlds import noisy_world
 
@@ -72,6 +72,62 @@ def test_the_record_says_after_how_many_passes_a_query_broke(last: bool, passes:
     # The smallest budget is tried first, and what it finds outside itself counts for a larger one.
     assert record.spent[1:].tolist() == ([[2], [2]] if not last else [[5], [5]])
     assert record.spent[0].tolist() == [-1] and record.passes[0] >= passes
+
+
+@pytest.mark.parametrize("name", ["fmn", "pgd", "fgsm", "noise", "apgd", "square"])
+def test_pools_side_by_side_find_the_same(name: str) -> None:
+    world = noisy_world(classes=16)
+    attack = find_attack(name).change(steps="6")
+    alone = world.run(attack, "linf", ["0.02", "0.05", "0.1"], batch=16)
+    threads = torch.get_num_threads()
+    for workers in (2, 3):
+        several = world.run(attack, "linf", ["0.02", "0.05", "0.1"], batch=16, workers=workers)
+        assert np.array_equal(several.rank, alone.rank) and np.array_equal(several.by, alone.by)
+        assert np.array_equal(several.size, alone.size) and np.array_equal(several.spent, alone.spent)
+        assert np.array_equal(several.passes, alone.passes)
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_in_one_pool_ends_them_all() -> None:
+    @dataclass(frozen=True)
+    class Breaks(Script):
+        def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
+            if 101 in ids:
+                raise UserError("row 1 cannot be started")
+            return begin(x, budget)
+
+    world = noisy_world(classes=16)
+    attack = Attack("breaks", Margin(), Breaks(steps=10_000_000, moves=(0.0,)))
+    with pytest.raises(UserError, match="row 1"):
+        world.run(attack, "linf", ["0.001"], batch=16, workers=2)
+
+
+def test_margin_pulls_all_trailing_impostors_and_crosses_with_the_last() -> None:
+    """Impostors at 0.3, 0.5, 0.6 ...; from 0.16 the first leads already, so the second pulls alone."""
+    seen: list[tuple[float, float, float]] = []
+
+    @dataclass(frozen=True)
+    class Watch(Script):
+        def step(self, state: State, budget: Budget, look: Look) -> State:
+            assert look.gradient is not None
+            place = float(state.point[0, 0, 0, 0])
+            seen.append((place, float(look.loss[0, 0]), float(look.gradient[0, 0, 0, 0, 0])))
+            return super().step(state, budget, look)
+
+    attack = Attack("watch", Margin(), Watch(steps=3, moves=(0.06, 0.2, 0.2)))
+    world = ladder_world(ks=(2,))
+    world.run(attack, "linf", ["0.5"])
+    tau = world.build_gallery().tau
+
+    def lead(x: float, impostor: float) -> float:
+        return x**2 - (x - impostor) ** 2 - tau
+
+    (x0, loss0, slope0), (x1, loss1, slope1), *_ = seen
+    assert x0 == pytest.approx(0.1) and x1 == pytest.approx(0.16)
+    assert loss0 == pytest.approx((lead(0.1, 0.3) + lead(0.1, 0.5)) / 2, abs=1e-5)
+    assert slope0 == pytest.approx(2 * 0.3 / 2 + 2 * 0.5 / 2, abs=1e-5)
+    assert loss1 == pytest.approx(lead(0.16, 0.5), abs=1e-5) and slope1 == pytest.approx(2 * 0.5, abs=1e-5)
+    assert all(loss >= 0 for place, loss, _ in seen if place > 0.26)
 
 
 def test_what_is_wrong_clean_costs_no_pass() -> None:
@@ -177,7 +233,7 @@ def test_pgd_follows_the_gradient_from_its_random_start() -> None:
     gradient = torch.ones_like(state.x)
     zero, still = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool)
     moved = search.step(state, budget, Look(torch.zeros(1, 1), gradient, zero, still)).point
-    expected = (start + 0.1 * 6 / 10 * (1 + np.cos(np.pi * 0.05))).clamp(0.4, 0.6)
+    expected = (start + 0.1 * 0.5 * (1 + np.cos(np.pi * 0.05))).clamp(0.4, 0.6)
     torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0)
 
 
@@ -385,6 +441,28 @@ def test_a_suite_digest_covers_every_parameter() -> None:
     }
     assert len(digests) == 5
     assert find_suite("pgd").digest == find_suite(["pgd"]).digest
+
+
+def test_a_smaller_budget_is_tried_only_on_what_the_larger_one_broke() -> None:
+    reach = np.array([9, 9, 9, 1])
+    record = Record(np.array([1, 1, 3, 1]), budgets("linf", ["0.1", "0.2"]), (1, 2), reach)
+    every = np.arange(4)
+    assert record.aim(1, every).tolist() == [1, 1, 0, 1] and record.aim(0, every).tolist() == [0, 0, 0, 0]
+    x = torch.rand(2, 1, 2, 2)
+    record.claim(0, np.array([1, 3]), np.array([0.2, 0.2]), np.array([2, 3]), x)
+    assert record.aim(1, every).tolist() == [1, 2, 0, 0], "row 3 has one impostor, so k = 2 cannot break"
+    assert record.aim(0, every).tolist() == [0, 1, 0, 1]
+
+
+def test_a_min_norm_search_stops_far_above_the_next_budget() -> None:
+    """At a quarter of the steps far means 1.75 times the budget below; at the end 1 time."""
+    search, grid = FMN(steps=40), torch.tensor([0.1, 0.2])
+    state = search.start(torch.rand(5, 1, 2, 2), Linf("0.2"), list(range(5)), 0)
+    state.best = torch.tensor([0.19, 0.17, 0.09, 0.105, torch.inf])  # type: ignore[attr-defined]
+    stops = {t: search.settled(state, torch.full((5,), t), grid).tolist() for t in (9, 10, 39)}
+    assert stops[9] == [False] * 5
+    assert stops[10] == [True, False, False, False, False]
+    assert stops[39] == [True, True, False, True, False]
 
 
 def test_a_record_never_forgets_and_censors_above_the_largest_k() -> None:

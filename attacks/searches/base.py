@@ -94,6 +94,18 @@ class Search(ABC):
     min_norm: ClassVar[bool] = False
     random: ClassVar[bool] = False
 
+    @property
+    def pace(self) -> int:
+        """How fast t runs once the aim has moved to a later k: 2 for half of the steps."""
+        return 1
+
+    def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+        """Which rows can stop before their steps run out, because they will change no result: (rows,).
+
+        `t` (rows,): the steps made for the present aim; `grid` (B,): the radii of all budgets, rising.
+        """
+        return torch.zeros_like(t, dtype=torch.bool)
+
     @abstractmethod
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         """The state of fresh rows: `x` (rows, C, H, W) clean images, noise keyed by (seed, id)."""

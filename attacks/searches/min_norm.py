@@ -27,16 +27,35 @@ class FMN(Search):
 
     `stride` and `last`: the first and the last step in units of the row's own radius, so that one
     setting serves every norm and image size (the paper's step is an absolute length); `factor`:
-    the first and the last shrinking factor of the radius.
+    the first and the last shrinking factor of the radius; `patience`: see `settled`; `hurry`: a later k
+    begins near its boundary and gets so many times fewer steps.
     """
 
     steps: int = 40
     stride: float = 0.5
     last: float = 0.005
     factor: tuple[float, float] = (0.1, 0.001)
+    patience: float = 1.0
+    hurry: int = 2
     name = "fmn"
     paper = "arXiv 2102.12827"
     min_norm = True
+
+    @property
+    def pace(self) -> int:
+        return self.hurry
+
+    def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+        """Rows still far above the next smaller budget: only by passing below it would they change a result.
+
+        The best norm falls fast at first and slowly later, so what counts as far shrinks with time:
+        from (1 + `patience`) times that budget to the budget itself.
+        """
+        assert isinstance(state, _FMNState)
+        below = torch.searchsorted(grid, state.best) - 1
+        limit = grid[below.clamp_min(0)] * (1 + self.patience * (1 - t / self.steps))
+        known = state.best.isfinite() & (below >= 0) & (t >= self.steps / 4)
+        return known & (state.best > limit)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)

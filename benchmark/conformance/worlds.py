@@ -83,11 +83,13 @@ class World:
         seed: int = 0,
         batch: int = 32,
         keep_at: int = 0,
+        workers: int = 1,
         **victim: object,
     ) -> Record:
         """Attack some queries and return what was found; every image found at `keep_at` is kept."""
         with frozen(self.model):
             run = self.open(norm, radii, rows, seed, batch, keep_at, **victim)
+            run.workers = workers
             run.attack(attack)
         return run.record
 

@@ -50,7 +50,7 @@ def perturb(
         return GOALS[role](between.pairwise_distance, z, *fixed)
 
     with frozen(step.model):
-        return ascend(loss, step.images[rows], PGD(steps), budget, seed=step.seed)
+        return ascend(loss, step.images[rows], PGD(steps, stride=12 / steps), budget, seed=step.seed)
 
 
 def grown(budget: Budget, share: float) -> Budget:

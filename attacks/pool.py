@@ -1,0 +1,171 @@
+"""The rows of a stepped search that are under way together."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.objectives import Scene
+from attacks.searches import Look, Search, State, join, keep
+from attacks.stages import Stage
+
+if TYPE_CHECKING:
+    from attacks.engine import Run
+
+Waiting = deque[tuple[int, int]]
+"""Queries that wait for a place: (row, the largest k it was tried on already)."""
+
+
+@dataclass
+class _Final:
+    """A row out of steps: its last probes (P, C, H, W) and its clean image (C, H, W)."""
+
+    row: int
+    tried: int
+    x: Tensor
+    origin: Tensor
+
+
+class Pool:
+    """Up to `size` rows in one stage; several pools may draw from the same waiting rows."""
+
+    def __init__(self, run: "Run", stage: Stage, search: Search, waiting: Waiting, size: int) -> None:
+        self.of, self.stage, self.search = run, stage, search
+        self.waiting, self.size = waiting, size
+        self.objective, self.last = stage.attack.objective, stage.attack.last
+        self.rows = np.empty(0, np.int64)
+        self.aim = np.empty(0, np.int64)
+        self.tried = np.empty(0, np.int64)
+        self.t, self.pace = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.state: State | None = None
+        self.grid = torch.tensor([b.eps for b in run.record.budgets], device=run.victim.device)
+        self.final: list[_Final] = []
+
+    def run(self) -> None:
+        """Take rows through until none waits."""
+        while not self.of.stop.is_set():
+            self._fill()
+            if len(self.rows):
+                self._turn()
+            if len(self.final) >= self.size or not (self.waiting or len(self.rows)):
+                self._settle()
+            if not (self.waiting or len(self.rows) or self.final):
+                return
+
+    def _fill(self) -> None:
+        """Take queries into the places of those that left."""
+        new: list[tuple[int, int]] = []
+        while len(self.rows) + len(new) < self.size:
+            try:
+                new.append(self.waiting.popleft())
+            except IndexError:  # another pool may have taken the last one
+                break
+        if not new:
+            return
+        rows, tried = (np.array(column, np.int64) for column in zip(*new, strict=True))
+        x = self.of.load(rows)
+        ids = self.of.queries.ids[rows].tolist()
+        fresh = self.search.start(x, self.stage.budget, ids, self.stage.seed)
+        self.state = fresh if self.state is None else join(self.state, fresh)
+        self.rows = np.concatenate([self.rows, rows])
+        self.tried = np.concatenate([self.tried, tried])
+        self.aim = np.concatenate([self.aim, self.stage.aims(rows, tried)])
+        self.t = np.concatenate([self.t, np.zeros(len(rows), np.int64)])
+        self.pace = np.concatenate([self.pace, np.ones(len(rows), np.int64)])
+
+    def _turn(self) -> None:
+        """One pass: look, claim, follow the gradient, let finished rows go."""
+        state, victim = self.state, self.of.victim
+        assert state is not None
+        probes = state.x.shape[1]
+        rows = np.repeat(self.rows, probes)
+        leaf, vectors = victim.probe(state.x.flatten(0, 1), self.search.needs_gradient)
+        self.of.record.passes[self.rows] += probes
+        prepared = victim.gallery.prepare(vectors)
+        standing = self.of.stand(rows, prepared.detach())
+        if not self.last:
+            self._claim(rows, state, standing.rank)
+        changed = self._move_aims()
+        aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
+        clean = self.of.queries.clean[self._tensor(rows)]
+        loss = self.objective(Scene(victim.gallery, prepared, standing, aim, clean))
+        gradient = None
+        if self.search.needs_gradient:
+            (full,) = torch.autograd.grad(loss.sum(), leaf)
+            gradient = full[: len(rows)].nan_to_num(0.0).unflatten(0, (-1, probes))
+        losses = loss.detach().unflatten(0, (-1, probes))
+        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed))
+        self.state = self.search.step(state, self.stage.budget, look)
+        self.t += self.pace
+        self._leave()
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.of.victim.device)
+
+    def _claim(self, rows: np.ndarray, state: State, rank: Tensor) -> None:
+        """Claim the pool's iterates: at once if the pass was exact, else what a second look confirms."""
+        x = state.x.flatten(0, 1)
+        origin = state.origin.repeat_interleave(state.x.shape[1], 0)
+        if self.of.victim.exact:
+            self.of.claim(self.stage, rows, x, origin, rank)
+            return
+        size = self.stage.budget.size(x, origin).cpu().numpy()
+        worth = np.flatnonzero(self.of.record.worth(rows, size, rank.cpu().numpy()))
+        if len(worth):
+            some = self._tensor(worth)
+            self.of.check(self.stage, rows[worth], x[some], origin[some])
+
+    def _move_aims(self) -> np.ndarray:
+        """Let each row aim at what is left for it; returns the rows whose running bests mean nothing now."""
+        before, self.aim = self.aim, self.stage.aims(self.rows, self.tried)
+        changed = (before != self.aim) & (self.aim > 0) & self.objective.aimed
+        self.t[changed] = 0
+        self.pace[changed] = self.search.pace
+        return changed
+
+    def _leave(self) -> None:
+        """Drop rows that are done.
+
+        One that has used up its steps on a k goes on with the next k from where it is, which its next
+        look judges; where there is none its last iterate is looked at with others of its kind.
+        """
+        assert self.state is not None
+        settled = self.search.settled(self.state, self._tensor(self.t), self.grid).cpu().numpy()
+        spent = (self.aim > 0) & ((self.t >= self.search.steps) | settled)
+        self.tried = np.where(spent, self.aim, self.tried)
+        done = self.aim == 0
+        if self.last:
+            done |= spent
+        elif spent.any():
+            done |= spent & (self.stage.aims(self.rows, self.tried) == 0)
+        if not done.any():
+            return
+        for i in np.flatnonzero(done & spent):
+            self.final.append(
+                _Final(int(self.rows[i]), int(self.tried[i]), self.state.x[i], self.state.origin[i])
+            )
+        self.of.through(int((done & ~spent).sum()))
+        stay = ~done
+        self.state = keep(self.state, self._tensor(stay))
+        self.rows, self.aim, self.tried, self.t, self.pace = (
+            values[stay] for values in (self.rows, self.aim, self.tried, self.t, self.pace)
+        )
+
+    def _settle(self) -> None:
+        """Look at last iterates; a row that breaks its aim only there goes back for the next one."""
+        final, self.final = self.final, []
+        if not final:
+            return
+        probes = final[0].x.shape[0]
+        rows = np.array([one.row for one in final])
+        x = torch.cat([one.x for one in final])
+        origin = torch.stack([one.origin for one in final]).repeat_interleave(probes, 0)
+        self.of.check(self.stage, np.repeat(rows, probes), x, origin)
+        aims = self.stage.aims(rows, np.array([one.tried for one in final]))
+        again = self.objective.aimed and not self.last
+        back = [(one.row, one.tried) for one, aim in zip(final, aims, strict=True) if again and aim]
+        self.waiting.extend(back)
+        self.of.through(len(final) - len(back))

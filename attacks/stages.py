@@ -1,0 +1,85 @@
+"""What an attack goes through: its passes over the queries, and which k each row is to break in them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacks.attack import Attack
+from attacks.budget import Budget
+from attacks.record import Record
+from attacks.searches import Search
+
+Aims = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass
+class Stage:
+    """One pass of an attack over some queries: at one budget, or (min-norm) under the largest one.
+
+    `aims(rows, tried)` says which k each row is to break next, 0 where there is none; `tried` is the
+    largest k that the row has used up its steps on. All are (rows,) int64.
+    """
+
+    attack: Attack
+    number: int
+    budget: Budget
+    seed: int
+    aims: Aims
+
+
+def stages(record: Record, attack: Attack, number: int, seed: int) -> Iterator[Stage]:
+    """The passes of an attack in their order; each looks at what the record holds when it begins."""
+    stepped = isinstance(attack.search, Search)
+    make = (_min_norm if attack.min_norm else _per_budget) if stepped else _whole
+    for budget, aims in make(record, attack):
+        yield Stage(attack, number, budget, seed, aims)
+
+
+def _whole(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
+    """A `Whole` search aims at k = 1: at each budget, or (min-norm) once under the largest one."""
+    last = len(record.budgets) - 1
+    for index in [last] if attack.min_norm else range(last + 1):
+
+        def aims(
+            rows: np.ndarray, tried: np.ndarray, at: int = 0 if attack.min_norm else index
+        ) -> np.ndarray:
+            return ((record.rank[at, rows] <= 1) & (record.reach[rows] >= 1) & (tried < 1)).astype(np.int64)
+
+        yield record.budgets[index], aims
+
+
+def _per_budget(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
+    """Largest budget first; a smaller one is tried on what the next larger one broke.
+
+    On a robust model this saves a third of the passes of going up (measured: after a min-norm search
+    73 against 106 passes per query, with equal ranks), because a query that holds in a large ball is
+    not searched in every smaller one as well.
+    """
+    for index, budget in reversed(list(enumerate(record.budgets))):
+
+        def aims(rows: np.ndarray, tried: np.ndarray, index: int = index) -> np.ndarray:
+            aim = record.aim(index, rows)
+            return np.where(aim > tried, aim, 0)
+
+        yield budget, aims
+
+
+def _min_norm(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
+    """One run under the largest budget, whose iterates fill every smaller one, k after k.
+
+    A row is done with k once k is broken at the budget at which the k before it breaks (the smallest
+    budget for the first k): breaking more impostors cannot need less.
+    """
+
+    def aims(rows: np.ndarray, tried: np.ndarray) -> np.ndarray:
+        aim, floor = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        last = len(record.budgets) - 1
+        for k in record.ks:
+            holds = (floor <= last) & (record.rank[np.minimum(floor, last), rows] <= k)
+            wanted = holds & (k > tried) & (k <= record.reach[rows])
+            aim = np.where((aim == 0) & wanted, k, aim)
+            floor = (record.rank[:, rows] <= k).sum(0)
+        return aim
+
+    yield record.budgets[-1], aims
