@@ -33,6 +33,12 @@ def run(
         int | None,
         typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
     ] = None,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh", help="Score again what the results folder has from older suites; say what moved."
+        ),
+    ] = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
 ) -> int:
     """Run models x data sets x suites x norms; flags override the TOML file.
@@ -42,6 +48,7 @@ def run(
     Example: robustdml run --model glyphs-natural --model glyphs-panum2021 --dataset glyphs
     """
     from attacks.errors import UserError
+    from benchmark.commands.refresh import refresh_rows
     from benchmark.commands.robrank import ROBRANK, score_robrank
     from benchmark.commands.show import progress, show_plan, show_summary
     from benchmark.grid import GridSpec, Summary, make_plan, read_grid, run_plan
@@ -59,13 +66,17 @@ def run(
         "eot": eot,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
+    settings = options.settings(device, batch_size, amp, fold, compile_)
+    if refresh:
+        if grid is not None or chosen.keys() - {"shard_size"}:
+            raise UserError("--refresh scores the rows that are there; leave out --grid, --model and so on.")
+        return refresh_rows(results, data_root, side, settings, shard_size, plan_only)
     if grid is not None:
         spec = GridSpec.model_validate(read_grid(grid).model_dump() | chosen)
     elif model:
         spec = GridSpec.model_validate(chosen)
     else:
         raise UserError("Nothing to run: name a model with --model, or give a TOML file with --grid.")
-    settings = options.settings(device, batch_size, amp, fold, compile_)
     models = [(name, find_model(name, results)) for name in spec.models]
     with progress() as tick:
         tasks = [find_task(name, data_root, side, tick) for name in spec.datasets]

@@ -1,0 +1,67 @@
+"""`robustdml run --refresh`: rows of older suites scored again, and what that changed."""
+
+from pathlib import Path
+
+from attacks.errors import UserError
+from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
+from benchmark.grid import SHARD, GridSpec, Plan, Summary, make_plan, run_plan
+from benchmark.refresh import refresh_grids, stale_rows
+from benchmark.scoring import Settings
+from benchmark.sources import find_model, find_task
+from leaderboard.entries import build_entries
+from leaderboard.records import scan, write_atomic
+from leaderboard.refresh import moves, report, table
+
+
+def refresh_rows(
+    results: Path,
+    root: Path | None,
+    side: int,
+    settings: Settings,
+    shard_size: int | None,
+    plan_only: bool,
+) -> int:
+    """Plan and run every row whose suite has changed, then print and store the differences."""
+    before = build_entries(scan(results, problem=note), note)
+    if not before:
+        raise UserError(f"{results} holds no row to refresh; score a model with run or submit first.")
+    grids = refresh_grids(stale_rows(before, note), shard_size or SHARD)
+    failures: list[str] = []
+    plans = [plan for grid in grids for plan in _plan(grid, results, root, side, settings, failures)]
+    for plan in plans:
+        show_plan(plan)
+    if plan_only:
+        return show_summary(Summary(failures=failures + [f for plan in plans for f in plan.failures]))
+    total = Summary(failures=failures)
+    with progress() as tick:
+        for plan in plans:
+            done = run_plan(plan, settings, tick)
+            total.written += done.written
+            total.failures += done.failures
+    code = show_summary(total)
+    changes = moves(before, build_entries(scan(results, problem=note), note))
+    out.print(report(changes), highlight=False, markup=False, soft_wrap=True)
+    if changes:
+        path = results / "refresh.csv"
+        write_atomic(path, table(changes).to_csv(index=False).encode())
+        console.print(f"Every k and budget: {path}", highlight=False, markup=False, soft_wrap=True)
+    return code
+
+
+def _plan(
+    grid: GridSpec, results: Path, root: Path | None, side: int, settings: Settings, failures: list[str]
+) -> list[Plan]:
+    """The plan of one grid; what is no longer there is named, and the other models stay."""
+    models = []
+    for name in grid.models:
+        try:
+            models.append((name, find_model(name, results)))
+        except UserError as error:
+            failures.append(f"{name}: {error}")
+    try:
+        with progress() as tick:
+            task = find_task(grid.datasets[0], root, side, tick)
+        return [make_plan(grid, models, [task], results, settings)] if models else []
+    except UserError as error:
+        failures.append(f"{grid.datasets[0]}: {error}")
+        return []

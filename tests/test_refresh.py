@@ -1,0 +1,117 @@
+"""`run --refresh`: rows of older suites are scored again, and the report says what moved."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attacks import catalogue
+from attacks.catalogue import Suite, find_attack, find_suite
+from attacks.errors import UserError
+from attacks.table import Table
+from benchmark import sources
+from benchmark.commands.refresh import refresh_rows
+from benchmark.grid import GridSpec, make_plan, run_plan
+from benchmark.refresh import refresh_grids
+from benchmark.scoring import Settings
+from leaderboard.entries import build_entries
+from leaderboard.records import scan
+from leaderboard.refresh import moves, report
+
+CPU = Settings("cpu")
+
+
+@pytest.fixture
+def suites(monkeypatch):
+    """Lets a test say what the suite `quick` is today."""
+
+    def today(*attacks: str) -> Suite:
+        table: Table[Suite] = Table("suite")
+        suite = Suite("quick", tuple(find_attack(text) for text in attacks))
+        table.add("quick", suite)
+        monkeypatch.setattr(catalogue, "suite_table", lambda: table)
+        return suite
+
+    return today
+
+
+def score(results, models, norms, limit=40):
+    spec = GridSpec(models=models, suites=["quick"], norms=norms, limit_queries=limit)
+    loaders = [(name, sources.find_model(name, results)) for name in models]
+    plan = make_plan(spec, loaders, [sources.find_task("glyphs", None)], results, CPU)
+    assert not run_plan(plan, CPU).failures
+
+
+def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, suites, capsys):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural"], ["linf", "l2"])
+    score(tmp_path, ["glyphs-visualphishnet"], ["linf"])
+    before = build_entries(scan(tmp_path))
+    new = suites("fgsm", "pgd:steps=10")
+    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=True) == 0
+    assert not (tmp_path / "refresh.csv").exists() and len(scan(tmp_path)) == 3, "a plan runs nothing"
+    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 0
+    said = capsys.readouterr().out
+    after = build_entries(scan(tmp_path))
+    assert {entry.at for entry in after} == {entry.at for entry in before}, "nothing but the rows there were"
+    assert {entry.suite.digest for entry in after} == {new.digest}
+    assert {entry.limit for entry in after} == {40}
+    table = pd.read_csv(tmp_path / "refresh.csv")
+    for old, now in zip(before, after, strict=True):
+        _, model, norm = now.at
+        mine = table[(table["model"] == model) & (table["norm"] == norm)]
+        for k in now.ks:
+            for budget in now.budgets:
+                (line,) = mine[(mine["k"] == k) & (mine["budget"] == budget)].to_dict("records")
+                one, two = old.hits(k, budget), now.hits(k, budget)
+                assert line["before"] == one.mean() and line["after"] == two.mean()
+                assert line["newly_broken"] == (one & ~two).sum() and line["newly_held"] == (two & ~one).sum()
+                assert line["low"] <= line["change"] <= line["high"]
+        assert f"{model} on glyphs ({norm}): suite changed" in said
+    assert table["newly_broken"].sum() > 10 and "points)" in said
+    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 0
+    assert "already" in capsys.readouterr().out
+
+
+def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suites, monkeypatch, capsys):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural", "glyphs-visualphishnet"], ["linf"], 20)
+    new = suites("noise")
+    known = {name: spec for name, spec in sources.MODELS.items() if name != "glyphs-natural"}
+    monkeypatch.setattr(sources, "MODELS", known)
+    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 2
+    assert "glyphs-natural" in capsys.readouterr().err
+    digests = {entry.model.name: entry.suite.digest for entry in build_entries(scan(tmp_path))}
+    assert digests["glyphs-visualphishnet"] == new.digest != digests["glyphs-natural"]
+
+
+def test_there_must_be_something_to_refresh(tmp_path):
+    with pytest.raises(UserError, match="holds no row"):
+        refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False)
+
+
+def test_only_the_rows_there_were_are_planned_again(tmp_path, suites):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural"], ["linf"], 20)
+    (one,) = build_entries(scan(tmp_path))
+    l2 = one.model_copy(update={"norm": "l2"})
+    other = one.model_copy(update={"model": one.model.model_copy(update={"name": "other"}), "limit": None})
+    grids = refresh_grids([one, l2, other], 7)
+    planned = [(grid.models, grid.norms, grid.limit_queries, grid.shard_size) for grid in grids]
+    assert planned == [(["glyphs-natural"], ["l2", "linf"], 20, 7), (["other"], ["linf"], None, 7)]
+
+
+def test_rows_of_other_queries_are_compared_without_an_interval(tmp_path, suites):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural"], ["linf"], 20)
+    (old,) = build_entries(scan(tmp_path))
+    shifted = old.broken.assign(query=old.broken["query"] + 1)
+    (move,) = moves([old], [old.model_copy(update={"key": "other", "limit": 21, "broken": shifted})])
+    assert move.why == "queries" and not move.moved and np.isnan(move.frame["low"]).all()
+    assert (move.frame["newly_broken"] == -1).all() and "no number moved" in report([move])
+
+
+def test_a_list_of_attacks_is_a_suite_by_its_own_name():
+    suite = find_suite(["fmn", "pgd:steps=10,restarts=2"])
+    assert find_suite(suite.name) == suite
+    with pytest.raises(UserError, match="Unknown attack 'pgdd'; did you mean pgd"):
+        find_suite("fmn+pgdd")
