@@ -75,6 +75,7 @@ class Tunable(Protocol):
 class Attack:
     """One line of the attack table.
 
+    `share` < 1 shows the attack only so large a part of the queries, the same ones always: a probe.
     `last` claims the last iterate only, as some released code does (the engine otherwise claims the
     best). `restarts` runs the search again, from other noise, on what still holds. `declares` says
     what kind of attack it is ("white-box", "iterative", ...), which decides the laws it must obey.
@@ -85,6 +86,7 @@ class Attack:
     search: Search | Whole
     restarts: int = 1
     last: bool = False
+    share: float = 1.0
     declares: frozenset[str] = frozenset({"white-box"})
     paper: str = ""
     about: str = ""
@@ -108,6 +110,7 @@ class Attack:
             "search": [self.search.name, parameters(self.search)],
             "restarts": self.restarts,
             "last": self.last,
+            "share": self.share,
         }
 
     def change(self, **options: str) -> "Attack":

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise
 from attacks.table import Table
 
 # Raised when the engine changes what an unchanged attack finds, so that old rows are told apart.
-ENGINE = 1
+ENGINE = 2
 
 _GRADIENT = frozenset({"white-box", "iterative", "untargeted"})
 _ONE_STEP = frozenset({"white-box", "untargeted"})
@@ -50,6 +50,35 @@ _ATTACKS = (
     Attack("fgsm", Margin(), FGSM(), declares=_ONE_STEP, about="one full step on the margin"),
     Attack("noise", Margin(), Noise(), declares=frozenset({"untargeted"}), about="random points of the ball"),
     Attack(
+        "square-probe",
+        Margin(),
+        Square(steps=100),
+        share=1 / 8,
+        declares=_BLACK_BOX,
+        about="square on every eighth query: does white-box miss something?",
+    ),
+    Attack(
+        "rfgsm", Margin(), FGSM(random_start=0.5), declares=_ONE_STEP, about="half a random step, then FGSM"
+    ),
+    Attack(
+        "released-fgsm",
+        Drift(),
+        FGSM(),
+        last=True,
+        declares=_ONE_STEP,
+        paper="arXiv 2102.07265",
+        about="the seed's FGSM: from the query's own clean embedding, where that has no gradient",
+    ),
+    Attack(
+        "released-rfgsm",
+        Drift(),
+        FGSM(random_start=0.5),
+        last=True,
+        declares=_ONE_STEP,
+        paper="arXiv 2102.07265",
+        about="the seed's R-FGSM: from the query's own clean embedding",
+    ),
+    Attack(
         "released",
         Drift(),
         # The released code steps 2 eps / steps from a random start.
@@ -60,6 +89,30 @@ _ATTACKS = (
         about="the seed's released code: PGD-5 from the query's own clean embedding, last iterate",
     ),
 )
+
+
+# Attacks in order, as `find_attack` reads them, and what the suite is for.
+_SUITES: dict[str, tuple[tuple[str, ...], str]] = {
+    "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
+    "standard": (
+        ("fmn:steps=60", "pgd", "pgd-push:steps=20", "square-probe"),
+        "the ranking suite: min-norm, then cold PGD with two objectives and a black-box probe",
+    ),
+    "thorough": (
+        (
+            *("fmn:steps=200", "pgd:steps=100,restarts=3", "apgd:steps=100", "pgd-push:steps=40"),
+            *("pgd-drift:steps=40", "cw", "square:steps=1000"),
+        ),
+        "more steps, restarts and searches, to see what `standard` may have missed",
+    ),
+    "seed": (
+        (
+            *("released-fgsm", "released-rfgsm", "released"),
+            *("fgsm", "rfgsm", "pgd:steps=5", "cw:steps=50"),
+        ),
+        "the attacks of Panum et al. (arXiv 2102.07265) as released, then the same on the margin",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -96,14 +149,9 @@ def attack_table() -> Table[Attack]:
 @cache
 def suite_table() -> Table[Suite]:
     """Every suite by name."""
-    attacks = attack_table()
     table: Table[Suite] = Table("suite")
-    quick = (replace(attacks["fmn"], search=FMN(steps=20)),)
-    table.add("quick", Suite("quick", quick, "a first look: min-norm on the margin, 20 steps"))
-    standard = tuple(attacks[name] for name in ("fmn", "pgd", "fgsm", "noise"))
-    table.add(
-        "standard", Suite("standard", standard, "the ranking suite: min-norm, then cold PGD, FGSM, noise")
-    )
+    for name, (texts, about) in _SUITES.items():
+        table.add(name, Suite(name, tuple(map(find_attack, texts)), about))
     for suite in _plugins("robustdml.suites"):
         table.add(suite.name, suite)
     return table

@@ -77,11 +77,11 @@ class Run:
         """
         attack.require_norm(self.record.budgets[0].norm)
         shown = np.zeros(len(self.queries.ids), bool)
+        every = _part(self.queries.ids, attack.share)
         for restart in range(attack.restarts):
             seed = noise.key(self.seed, attack.name, restart)
             for stage in stages(self.record, attack, number, seed):
-                every = np.arange(len(shown))
-                rows = np.flatnonzero(stage.aims(every, np.zeros_like(every)))
+                rows = every[stage.aims(every, np.zeros_like(every)) > 0]
                 shown[rows] = True
                 self.tick.begin(len(rows))
                 self._stage(stage, rows)
@@ -149,3 +149,11 @@ class Run:
             some = torch.from_numpy(better).to(x.device)
             size = stage.budget.size(x[some], origin[some]).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], x[some])
+
+
+def _part(ids: np.ndarray, share: float) -> np.ndarray:
+    """The rows that an attack is shown: picked by id, so that every sharding picks the same queries."""
+    if share >= 1:
+        return np.arange(len(ids))
+    picked = [noise.key("share", int(own)) < share * 2**63 for own in ids]
+    return np.flatnonzero(picked)

@@ -133,8 +133,11 @@ class Pool:
         look judges; where there is none its last iterate is looked at with others of its kind.
         """
         assert self.state is not None
-        settled = self.search.settled(self.state, self._tensor(self.t), self.grid).cpu().numpy()
-        spent = (self.aim > 0) & ((self.t >= self.search.steps) | settled)
+        over = self.t >= self.search.steps
+        if self.objective.crosses:
+            # What a search says of its prospects holds where its loss is the distance to the goal.
+            over |= self.search.settled(self.state, self._tensor(self.t), self.grid).cpu().numpy()
+        spent = (self.aim > 0) & over
         self.tried = np.where(spent, self.aim, self.tried)
         done = self.aim == 0
         if self.last:

@@ -1,5 +1,6 @@
 """The grid: models x datasets x suites x norms, planned, run shard by shard, resumed."""
 
+import math
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +127,8 @@ def most_passes(attack: Attack, budgets: int, ks: int) -> int:
         return attack.restarts * (passes * (1 if attack.min_norm else budgets) + budgets)
     runs = 1 if attack.search.min_norm else budgets
     # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more.
-    return attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
+    most = attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
+    return math.ceil(attack.share * most)
 
 
 def check_passes(attacks: Sequence[Attack]) -> int:

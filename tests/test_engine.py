@@ -475,3 +475,40 @@ def test_a_record_never_forgets_and_censors_above_the_largest_k() -> None:
     assert record.rank.tolist() == [[2, 3], [3, 3]] and record.by.tolist() == [[1, -1], [0, -1]]
     record.claim(1, np.array([0]), np.array([0.5]), np.array([3]), x)
     assert record.rank.tolist() == [[2, 3], [3, 3]], "outside every budget"
+
+
+def test_a_probe_sees_the_same_part_of_the_queries_in_every_sharding() -> None:
+    world = noisy_world(classes=40)
+    attack = replace(find_attack("fgsm"), share=0.25)
+    rows = np.arange(len(world.query))
+    passes = world.run(attack, "linf", ["0.1"]).passes
+    assert 0.1 < (passes > 0).mean() < 0.4
+    parts = [world.run(attack, "linf", ["0.1"], rows=part).passes for part in np.array_split(rows, 3)]
+    assert np.array_equal(np.concatenate(parts), passes)
+    assert replace(attack, share=1.0).describe() != attack.describe()
+
+
+def test_pgd_stops_half_way_where_the_goal_is_out_of_reach() -> None:
+    search, grid = PGD(steps=40, hope=8.0), torch.tensor([0.1])
+    state = search.start(torch.rand(3, 1, 2, 2), Linf("0.1"), [0, 1, 2], 0)
+    state.early = torch.tensor([-1.0, -1.0, -1.0])  # type: ignore[attr-defined]
+    state.best = torch.tensor([-0.95, -0.85, 0.1])  # type: ignore[attr-defined]
+    stops = {t: search.settled(state, torch.full((3,), t), grid).tolist() for t in (20, 21, 22)}
+    # To gain 0.95 at 8 times 0.05 is out of reach; 0.85 at 8 times 0.15 is not.
+    assert stops == {20: [False] * 3, 21: [True, False, False], 22: [False] * 3}
+
+
+def test_an_objective_without_a_goal_is_searched_to_the_last_step() -> None:
+    """`Push` is a similarity, not a distance to a goal, so a search's prospects mean nothing."""
+
+    @dataclass(frozen=True)
+    class GivesUp(Script):
+        def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+            return torch.ones_like(t, dtype=torch.bool)
+
+    search = GivesUp(steps=6, moves=(0.0,))
+    passes = [
+        ladder_world(ks=(1,)).run(Attack("x", goal, search), "linf", ["0.01"]).passes[0]
+        for goal in (Margin(), Push())
+    ]
+    assert passes == [2, 7]

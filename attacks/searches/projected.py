@@ -35,6 +35,12 @@ class FGSM(Search):
         return state
 
 
+@dataclass
+class _PGDState(State):
+    best: Tensor  # the highest loss so far, and the one after a quarter of the steps
+    early: Tensor
+
+
 @dataclass(frozen=True)
 class PGD(Search):
     """Projected gradient ascent from a random point of the ball (Madry et al. 2017, arXiv 1706.06083).
@@ -42,20 +48,32 @@ class PGD(Search):
     `stride` is the length of the first step in radii; with `decay` it falls to zero as a cosine, so that
     the last steps settle instead of jumping around the optimum. Long first steps pay: on a robust model
     40 steps that begin at 1 radius left R@8 .645 where beginning at 0.3 left .670.
+
+    `hope`: half-way a row stops whose goal is further away than so many times what the second quarter of
+    the steps has gained (measured at 8: 54 passes per query instead of 73, R@k within 0.3 points).
     """
 
     stride: float = 1.0
     decay: bool = True
+    hope: float = 8.0
     name = "pgd"
     paper = "arXiv 1706.06083"
     random = True
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        state = begin(x, budget)
-        state.x[:, 0] = scatter(x, budget, ids, seed)
-        return state
+        state, low = begin(x, budget), torch.full((len(x),), -torch.inf, device=x.device)
+        return _PGDState(scatter(x, budget, ids, seed)[:, None], state.origin, state.radii, low, low.clone())
+
+    def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+        assert isinstance(state, _PGDState)
+        far = -state.best > self.hope * (state.best - state.early)
+        return far & (t == self.steps // 2 + 1)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:
+        assert isinstance(state, _PGDState)
+        loss, fresh = look.loss[:, 0], look.changed | (look.t == 0)
+        state.best = torch.where(fresh, loss, torch.maximum(state.best, loss))
+        state.early = torch.where(look.t == self.steps // 4, state.best, state.early)
         pace = 0.5 + 0.5 * torch.cos(math.pi * (look.t + 0.5) / self.steps) if self.decay else 1.0
         climb(state, budget, look.slope, state.radii * self.stride * pace)
         return state

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attacks.attack import Attack
 from attacks.budget import NORMS
@@ -113,6 +113,7 @@ def check_attack(
     Whatever the attack raises is a finding and no error of ours; `tick(law, done, of)` hears of
     progress. A broken state contract leaves the laws that build on it untried.
     """
+    attack = replace(attack, share=1.0)  # a probe is tried on every query
     cases = [Case(attack, norm) for norm in NORMS if _supports(attack, norm)]
     if not cases:
         raise UserError(f"The attack {attack.name} supports none of the norms {', '.join(NORMS)}.")
