@@ -46,14 +46,14 @@ MUTATIONS = (
     ),
     Mutation(
         "trap 4: the last iterate instead of the best",
-        "attacks/engine.py",
+        "attacks/pool.py",
         "        if not self.last:\n",
         "        if False:\n",
         ENGINE,
     ),
     Mutation(
         "trap 5: targets chosen once and never again",
-        "attacks/engine.py",
+        "attacks/pool.py",
         "        standing = self.of.stand(rows, prepared.detach())\n",
         "        self._once = getattr(self, '_once', None) or self.of.stand(rows, prepared.detach())\n"
         "        standing = self._once\n",
@@ -145,10 +145,45 @@ MUTATIONS = (
         LAWS,
     ),
     Mutation(
+        "a smaller budget is tried on what the larger one held",
+        "attacks/record.py",
+        "        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)\n",
+        "        return np.where(aim <= self.reach[rows], aim, 0)\n",
+        ENGINE,
+    ),
+    Mutation(
+        "an objective without a goal stops early",
+        "attacks/pool.py",
+        "        if self.objective.crosses:\n",
+        "        if True:\n",
+        ENGINE,
+    ),
+    Mutation(
+        "the margin at k > 1 is the mean even when all but one lead",
+        "attacks/objectives.py",
+        "        trails = counted & (lead < 0)\n",
+        "        trails = counted\n",
+        ENGINE,
+    ),
+    Mutation(
+        "a probe picks queries by place",
+        "attacks/engine.py",
+        'noise.key("share", int(own)) < share * 2**63 for own in ids]\n',
+        'noise.key("share", place) < share * 2**63 for place in range(len(ids))]\n',
+        ENGINE,
+    ),
+    Mutation(
+        "a min-norm search stops as soon as something broke",
+        "attacks/searches/min_norm.py",
+        "        return known & (state.best > limit)\n",
+        "        return state.best.isfinite()\n",
+        ENGINE,
+    ),
+    Mutation(
         "the aim never moves past k = 1",
         "attacks/record.py",
-        "        return np.where(aim <= self.reach[rows], aim, 0)\n",
-        "        return np.where((aim <= self.reach[rows]) & (aim == self.ks[0]), aim, 0)\n",
+        "        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)\n",
+        "        return np.where((aim < beyond) & (aim <= self.reach[rows]) & (aim == self.ks[0]), aim, 0)\n",
         ENGINE,
     ),
     Mutation(
@@ -231,9 +266,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the last look at the last iterate is left out",
-        "attacks/engine.py",
-        "        self.of.check(self.stage, rows, x, origin)\n        aims = ",
-        "        aims = ",
+        "attacks/pool.py",
+        "        self.of.check(self.stage, np.repeat(rows, probes), x, origin)\n",
+        "",
         ENGINE,
     ),
     Mutation(
