@@ -1,9 +1,13 @@
 """What several test files share: running a command in this process."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
+# A console remembers the width that it was made with, whichever test makes it first.
+os.environ["COLUMNS"] = "400"
 
 
 @dataclass
