@@ -370,7 +370,9 @@ def test_store_writes_what_the_leaderboard_reads(tmp_path):
     assert told == []
     for i in range(3):
         assert (linf.frame[f"rank_{i}"] == result.ranks()[1 + i]).all()
-    assert [work.attack for work in linf.record.work] == [attack.name for attack in find_suite("standard").attacks]
+    assert [work.attack for work in linf.record.work] == [
+        attack.name for attack in find_suite("standard").attacks
+    ]
     table = load_results(tmp_path / "a" / "results")
     shown = table[(table.metric == "recall") & (table.k == 1) & (table.norm == "linf")]
     assert shown.value.tolist() == pytest.approx(result.recall(1).tolist(), abs=1e-5)
