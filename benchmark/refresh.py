@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from attacks.catalogue import find_suite
 from attacks.errors import UserError
@@ -23,15 +24,19 @@ def stale_rows(entries: Sequence[Entry], problem: Callable[[str], None]) -> list
     return stale
 
 
-def refresh_grids(entries: Sequence[Entry], shard_size: int) -> list[GridSpec]:
-    """The grids that score these rows again, and nothing else: one per data set, suite, seed and limit."""
-    norms: dict[tuple[str, str, str, int, int | None], list[str]] = defaultdict(list)
+def refresh_grids(entries: Sequence[Entry], how: dict[str, Any]) -> list[GridSpec]:
+    """The grids that score these rows again, and nothing else; `how`: other fields of every grid.
+
+    One for each data set, suite, seed, limit and number of passes that a random model is averaged over.
+    """
+    norms: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for entry in entries:
-        place = entry.model.name, entry.dataset.name, entry.suite.name, entry.seed, entry.limit
-        norms[place].append(entry.norm)
-    grids: dict[tuple[str, str, int, int | None, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (model, dataset, suite, seed, limit), found in norms.items():
-        grids[dataset, suite, seed, limit, tuple(sorted(found))].append(model)
+        eot = int((entry.model.model_extra or {}).get("eot", 1))
+        name = entry.model.name.removesuffix(f"-eot{eot}")
+        norms[name, entry.dataset.name, entry.suite.name, entry.seed, entry.limit, eot].append(entry.norm)
+    grids: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for (model, *place), found in norms.items():
+        grids[*place, tuple(sorted(found))].append(model)
     return [
         GridSpec(
             models=models,
@@ -40,7 +45,8 @@ def refresh_grids(entries: Sequence[Entry], shard_size: int) -> list[GridSpec]:
             norms=list(found),
             seed=seed,
             limit_queries=limit,
-            shard_size=shard_size,
+            eot=eot,
+            **how,
         )
-        for (dataset, suite, seed, limit, found), models in grids.items()
+        for (dataset, suite, seed, limit, eot, found), models in grids.items()
     ]

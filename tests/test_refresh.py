@@ -18,6 +18,7 @@ from leaderboard.records import scan
 from leaderboard.refresh import moves, report
 
 CPU = Settings("cpu")
+BASIC = {"checks": "basic"}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def suites(monkeypatch):
 
 
 def score(results, models, norms, limit=40):
-    spec = GridSpec(models=models, suites=["quick"], norms=norms, limit_queries=limit)
+    spec = GridSpec(models=models, suites=["quick"], norms=norms, limit_queries=limit, **BASIC)
     loaders = [(name, sources.find_model(name, results)) for name in models]
     plan = make_plan(spec, loaders, [sources.find_task("glyphs", None)], results, CPU)
     assert not run_plan(plan, CPU).failures
@@ -47,9 +48,9 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
     score(tmp_path, ["glyphs-visualphishnet"], ["linf"])
     before = build_entries(scan(tmp_path))
     new = suites("fgsm", "pgd:steps=10")
-    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=True) == 0
+    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=True) == 0
     assert not (tmp_path / "refresh.csv").exists() and len(scan(tmp_path)) == 3, "a plan runs nothing"
-    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 0
+    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 0
     said = capsys.readouterr().out
     after = build_entries(scan(tmp_path))
     assert {entry.at for entry in after} == {entry.at for entry in before}, "nothing but the rows there were"
@@ -68,7 +69,7 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
                 assert line["low"] <= line["change"] <= line["high"]
         assert f"{model} on glyphs ({norm}): suite changed" in said
     assert table["newly_broken"].sum() > 10 and "points)" in said
-    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 0
+    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 0
     assert "already" in capsys.readouterr().out
 
 
@@ -78,7 +79,7 @@ def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suite
     new = suites("noise")
     known = {name: spec for name, spec in sources.MODELS.items() if name != "glyphs-natural"}
     monkeypatch.setattr(sources, "MODELS", known)
-    assert refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False) == 2
+    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 2
     assert "glyphs-natural" in capsys.readouterr().err
     digests = {entry.model.name: entry.suite.digest for entry in build_entries(scan(tmp_path))}
     assert digests["glyphs-visualphishnet"] == new.digest != digests["glyphs-natural"]
@@ -86,7 +87,7 @@ def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suite
 
 def test_there_must_be_something_to_refresh(tmp_path):
     with pytest.raises(UserError, match="holds no row"):
-        refresh_rows(tmp_path, None, 224, CPU, None, plan_only=False)
+        refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False)
 
 
 def test_only_the_rows_there_were_are_planned_again(tmp_path, suites):
@@ -95,9 +96,16 @@ def test_only_the_rows_there_were_are_planned_again(tmp_path, suites):
     (one,) = build_entries(scan(tmp_path))
     l2 = one.model_copy(update={"norm": "l2"})
     other = one.model_copy(update={"model": one.model.model_copy(update={"name": "other"}), "limit": None})
-    grids = refresh_grids([one, l2, other], 7)
-    planned = [(grid.models, grid.norms, grid.limit_queries, grid.shard_size) for grid in grids]
-    assert planned == [(["glyphs-natural"], ["l2", "linf"], 20, 7), (["other"], ["linf"], None, 7)]
+    card = one.model.model_copy(update={"name": "random-eot5"})
+    averaged = one.model_copy(update={"model": card.model_validate(card.model_dump() | {"eot": 5})})
+    grids = refresh_grids([one, l2, other, averaged], {"shard_size": 7})
+    planned = [(grid.models, grid.norms, grid.limit_queries, grid.eot) for grid in grids]
+    assert planned == [
+        (["glyphs-natural"], ["l2", "linf"], 20, 1),
+        (["other"], ["linf"], None, 1),
+        (["random"], ["linf"], 20, 5),
+    ]
+    assert {grid.shard_size for grid in grids} == {7}
 
 
 def test_rows_of_other_queries_are_compared_without_an_interval(tmp_path, suites):

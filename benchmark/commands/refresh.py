@@ -1,10 +1,11 @@
 """`robustdml run --refresh`: rows of older suites scored again, and what that changed."""
 
 from pathlib import Path
+from typing import Any
 
 from attacks.errors import UserError
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
-from benchmark.grid import SHARD, GridSpec, Plan, Summary, make_plan, run_plan
+from benchmark.grid import GridSpec, Plan, Summary, make_plan, run_plan
 from benchmark.refresh import refresh_grids, stale_rows
 from benchmark.scoring import Settings
 from benchmark.sources import find_model, find_task
@@ -18,14 +19,17 @@ def refresh_rows(
     root: Path | None,
     side: int,
     settings: Settings,
-    shard_size: int | None,
+    how: dict[str, Any],
     plan_only: bool,
 ) -> int:
-    """Plan and run every row whose suite has changed, then print and store the differences."""
+    """Plan and run every row whose suite has changed, then print and store the differences.
+
+    `how`: fields of the grid that change no number (shard_size, checks).
+    """
     before = build_entries(scan(results, problem=note), note)
     if not before:
         raise UserError(f"{results} holds no row to refresh; score a model with run or submit first.")
-    grids = refresh_grids(stale_rows(before, note), shard_size or SHARD)
+    grids = refresh_grids(stale_rows(before, note), how)
     failures: list[str] = []
     plans = [plan for grid in grids for plan in _plan(grid, results, root, side, settings, failures)]
     for plan in plans:

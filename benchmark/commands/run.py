@@ -1,7 +1,7 @@
 """`robustdml run`: the grid."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,9 +68,10 @@ def run(
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = options.settings(device, batch_size, amp, fold, compile_)
     if refresh:
-        if grid is not None or chosen.keys() - {"shard_size"}:
+        how: dict[str, Any] = {name: chosen.pop(name) for name in ("shard_size", "checks") if name in chosen}
+        if grid is not None or chosen:
             raise UserError("--refresh scores the rows that are there; leave out --grid, --model and so on.")
-        return refresh_rows(results, data_root, side, settings, shard_size, plan_only)
+        return refresh_rows(results, data_root, side, settings, how, plan_only)
     if grid is not None:
         spec = GridSpec.model_validate(read_grid(grid).model_dump() | chosen)
     elif model:
