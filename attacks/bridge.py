@@ -7,12 +7,10 @@ where recall@1 fails: these attacks aim at k = 1. foolbox is imported when a nam
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +79,8 @@ class Bridge:
     def run(self, model: Metered, x: Tensor, ids: list[int], budget: Budget, seed: int) -> Tensor:
         """What foolbox finds for clean images (rows, C, H, W); rows it cannot start stay clean."""
         batch = _Batch(self.name, foolbox_names.build(self.kind, self.options, budget.norm), model, x, budget)
-        with _seeded(noise.key(seed, budget.norm, budget.radius, *ids)), warnings.catch_warnings():
+        own = noise.key(seed, budget.norm, budget.radius, *ids)
+        with noise.seeded(own, range(torch.cuda.device_count())), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return batch.run(foolbox_names.needs_start(self.kind))
 
@@ -184,16 +183,3 @@ def find_starts(model: Metered, x: Tensor, budget: Budget) -> tuple[Tensor, Tens
         if not len(rows):
             break
     return starts, rows
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators that foolbox draws from, and put them back afterwards."""
-    state = np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)

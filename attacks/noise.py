@@ -6,8 +6,10 @@ has another generator.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,3 +34,19 @@ def uniform(like: Tensor, seed: int, ids: Iterable[int], stream: int = 0) -> Ten
 
 def _generator(seed: int, row: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, row, stream))
+
+
+@contextmanager
+def seeded(seed: int, devices: Iterable[int] = ()) -> Iterator[None]:
+    """Seed the global generators of torch and numpy for a block, for libraries that take no other.
+
+    Those of the CPU, and of these CUDA `devices`, are put back afterwards.
+    """
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from attacks import noise
 from attacks.errors import UserError
+from attacks.noise import seeded
 from attacks.retrieval import Distance
 from models import snapshots
 from models.recipes.base import Recipe, Step
@@ -82,22 +82,6 @@ def train(
     loop.augment, loop.folder = augment, folder
     loop.validate_on(images if plain is None else plain, distance)
     return loop.run(quiet)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of torch and numpy for a block; those of the CPU are put back afterwards.
-
-    pytorch-metric-learning draws from numpy's global generator and takes no other.
-    """
-    state = np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
 
 
 class _Loop:
