@@ -4,6 +4,7 @@ import hashlib
 import platform
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from benchmark.checks import Trial, audit, chance_of, clean_checks, full_checks,
 from benchmark.pictures import kept_path, write_pictures
 from benchmark.scoring import Outcome, Scorer, Settings, positions_of
 from benchmark.tasks import RetrievalTask
+from leaderboard.ers_records import ErsRecord
 from leaderboard.misses import misses
 from leaderboard.records import (
     BrokenRecord,
@@ -91,12 +93,16 @@ def environment(settings: Settings) -> dict[str, object]:
     }
 
 
-def is_done(path: Path, record: CellRecord) -> bool:
+def is_done(
+    path: Path,
+    record: CellRecord | ErsRecord,
+    read: Callable[[Path], tuple[CellRecord | ErsRecord, pd.DataFrame]] = read_cell,
+) -> bool:
     """Whether a shard is there and whole; a broken file is removed, so that it is computed again."""
     if not path.exists():
         return False
     try:
-        found, _ = read_cell(path)
+        found, _ = read(path)
     except BrokenRecord:
         path.unlink(missing_ok=True)
         return False
@@ -185,7 +191,7 @@ def write_outcome(
     results: Path, scorer: Scorer, record: CellRecord, outcome: Outcome, more: CellChecks
 ) -> Path:
     """Write the kept images, then the record that names them; `more` as from `cell_checks`."""
-    path = cell_path(results, record, "compare" if record.suite.alone else "cells")
+    path = cell_path(results, record)
     digests = _write_kept(results, scorer, record, outcome)
     work = _work(outcome)
     checks = (

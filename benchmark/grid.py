@@ -260,16 +260,13 @@ def _job(
         blank_record(candidate, task, settings, suite, norm, spec.seed, spec.alone, shard) for shard in shards
     ]
     parts = np.array_split(np.arange(len(task.query)), count)
-    kind = "compare" if spec.alone else "cells"
     missing = [
         (record, rows)
         for record, rows in zip(records, parts, strict=True)
-        if not is_done(cell_path(results, record, kind), record)
+        if not is_done(cell_path(results, record), record)
     ]
     first_is_there = all(record.shard.index for record, _ in missing)
-    unchecked = (
-        spec.checks == "full" and first_is_there and lacks_checks(cell_path(results, records[0], kind))
-    )
+    unchecked = spec.checks == "full" and first_is_there and lacks_checks(cell_path(results, records[0]))
     return Job(suite, norm, records, missing, spec.checks, unchecked)
 
 
@@ -328,7 +325,7 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
             for record, rows in job.missing:
                 tick(f"{pairing.name} {job.norm} {job.suite.name}", record.shard.index, record.shard.count)
                 # Another driver on the same results folder may have been here since the plan.
-                if is_done(cell_path(results, record, "compare" if record.suite.alone else "cells"), record):
+                if is_done(cell_path(results, record), record):
                     continue
                 summary.written.append(run_shard(results, scorer, job.suite, record, rows, job.checks))
             if job.unchecked:

@@ -19,13 +19,13 @@ from attacks.robrank.strike import Steady, budget_for, measure, strike, suite_di
 from attacks.robrank.threats import THREATS, Threat
 from attacks.victim import SMALLEST_BATCH, Victim, frozen
 from benchmark.candidate import Candidate
-from benchmark.cells import environment, load_vectors, require_writable, save_vectors
+from benchmark.cells import environment, is_done, load_vectors, require_writable, save_vectors
 from benchmark.checks import chance_of, clean_checks, require_independence, within
 from benchmark.grid import Summary
 from benchmark.scoring import Scorer, Settings, Tick, halving, quiet
 from benchmark.tasks import RetrievalTask
 from leaderboard.ers_records import COLUMNS, NUMBERS, ErsRecord, ers_path, read_ers, write_ers
-from leaderboard.records import BrokenRecord, Check, DatasetCard, Shard, SuiteCard, Work
+from leaderboard.records import Check, DatasetCard, Shard, SuiteCard, Work
 
 ROBRANK = "robrank"
 """The name of the suite on the command line."""
@@ -139,7 +139,9 @@ def run_robrank(
             try:
                 candidate = load()
                 records = _records(candidate, task, settings, seed, shard_size)
-                missing = [pair for pair in records if not _is_done(results, pair[0])]
+                missing = [
+                    pair for pair in records if not is_done(ers_path(results, pair[0]), pair[0], read_ers)
+                ]
                 if missing:
                     summary.written += _run(candidate, task, results, settings, missing, tick)
             except UserError as error:
@@ -175,19 +177,6 @@ def _records(
     return [
         (blank.model_copy(update={"shard": shard}), rows) for shard, rows in zip(shards, parts, strict=True)
     ]
-
-
-def _is_done(results: Path, record: ErsRecord) -> bool:
-    """Whether a shard is there and whole; a broken file is removed, so that it is computed again."""
-    path = ers_path(results, record)
-    if not path.exists():
-        return False
-    try:
-        found, _ = read_ers(path)
-    except BrokenRecord:
-        path.unlink(missing_ok=True)
-        return False
-    return found.key == record.key and found.shard == record.shard
 
 
 def _run(

@@ -79,8 +79,9 @@ _DAMAGE = (
 )
 
 
-def cell_path(results: Path, record: CellRecord, kind: str = "cells") -> Path:
-    """Where a shard lives below a results folder; `kind` is "cells" or "compare"."""
+def cell_path(results: Path, record: CellRecord) -> Path:
+    """Where a shard lives below a results folder: in "compare" if its attack ran alone, else in "cells"."""
+    kind = "compare" if record.suite.alone else "cells"
     suite = f"{record.suite.name}-{record.norm}-{record.key}"
     shard = f"{record.shard.index:04d}-of-{record.shard.count:04d}.parquet"
     parts = [safe_name(part) for part in (record.model.name, record.dataset.name, suite)]

@@ -116,9 +116,9 @@ def cell(name, norm="linf", classes=100, per_class=20, suite="standard", seed=0,
     return record, pd.DataFrame(columns)
 
 
-def put(results: Path, record: CellRecord, frame: pd.DataFrame, kind: str = "cells") -> None:
+def put(results: Path, record: CellRecord, frame: pd.DataFrame) -> None:
     """Write a cell into a results folder."""
-    write_cell(cell_path(results, record, kind), record, frame)
+    write_cell(cell_path(results, record), record, frame)
 
 
 def limited(name, n=400, **options):
@@ -167,5 +167,5 @@ def fill(results: Path, n: int = 400, **options) -> Path:
     put(results, record.model_copy(update={"model": card}), frame)
     strengths = {"pgd-margin": 0.97, "fmn-margin": 0.99, "released": 0.6, "fgsm": 0.35, "noise": 0.02}
     for attack, strength in strengths.items():
-        put(results, *with_passes(*alone("con-rob", attack, strength, **options)), kind="compare")
+        put(results, *with_passes(*alone("con-rob", attack, strength, **options)))
     return results

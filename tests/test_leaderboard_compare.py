@@ -329,7 +329,7 @@ def test_queries_without_a_match_are_left_out_and_counted():
 
 def test_a_comparison_is_written_from_the_cells_asked_for(tmp_path):
     for c in cells():
-        put(tmp_path, c.record, c.frame, kind="compare")
+        put(tmp_path, c.record, c.frame)
     keys = {c.record.key for c in cells() if c.record.suite.name != "noise"}
     text, files = write_comparison(tmp_path, keys, tmp_path / "out")
     assert sorted({path.suffix for path in files}) == [".csv", ".json", ".md", ".png", ".svg"]
