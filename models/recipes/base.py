@@ -41,6 +41,13 @@ class Recipe(nn.Module, ABC):
     def __post_init__(self) -> None:
         super().__init__()
 
+    def prepare(self, classes: Tensor, dim: int) -> None:
+        """Make what the loss learns, before the optimiser is made and a snapshot is loaded.
+
+        `classes` (K,): the sorted int64 labels of the training part; `dim`: the length of an embedding.
+        Random starts come from torch's own generator.
+        """
+
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The loss of a mini-batch: a scalar that carries gradient."""
