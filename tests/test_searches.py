@@ -10,7 +10,22 @@ from torch import Tensor
 
 from attacks.budget import L2, NORMS, Budget, Linf
 from attacks.catalogue import find_attack
-from attacks.searches import APGD, CW, DDN, FMN, NES, PGD, Look, Momentum, Search, Square, State, join, keep
+from attacks.searches import (
+    APGD,
+    CW,
+    DDN,
+    FMN,
+    NES,
+    PGD,
+    Look,
+    Momentum,
+    Noise,
+    Search,
+    Square,
+    State,
+    join,
+    keep,
+)
 from attacks.searches.apgd import _since
 from attacks.searches.square import _window
 from tests.worlds import noisy_world
@@ -186,6 +201,21 @@ def test_momentum_adds_gradients_of_unit_size() -> None:
     moved = (state.point - x).flatten()
     unit = 0.01 / math.sqrt(1.25)
     torch.testing.assert_close(moved[:2], torch.tensor([0.01 + 0.5 * unit, unit]), atol=1e-6, rtol=0)
+
+
+@every_norm
+def test_noise_meets_no_point_twice_when_its_aim_moves(norm: str) -> None:
+    """t starts at 0 again with each aim; the points go on."""
+    x, budget, search = torch.full((2, 1, 6, 6), 0.5), NORMS[norm]("0.2"), Noise()
+    state = search.start(x, budget, [3, 4], 7)
+    seen = [state.point.clone()]
+    for t in (0, 1, 2, 0, 1):
+        changed = torch.full((2,), t == 0 and len(seen) > 1)
+        state = search.step(state, budget, Look(torch.zeros(2, 1), None, torch.full((2,), t), changed))
+        seen.append(state.point.clone())
+    points = torch.cat(seen).flatten(1)
+    assert len(points.unique(dim=0)) == len(points) == 12
+    assert (budget.size(points, torch.full_like(points, 0.5)) <= budget.limit).all()
 
 
 @every_norm

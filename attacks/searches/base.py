@@ -126,11 +126,15 @@ def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:
     budget.project(state.point, state.origin, state.radii)
 
 
-def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int, stream: int = 0) -> Tensor:
+def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int) -> Tensor:
     """A random point of the ball around each image, inside the box."""
-    pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 2 * stream + 1)
-    shift = budget.sample(noise.normal(x, seed, ids, 2 * stream), pick)
-    return budget.project(x + shift * budget.eps, x, budget.radii(x))
+    pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 1)
+    return place(x, budget, noise.normal(x, seed, ids), pick)
+
+
+def place(x: Tensor, budget: Budget, way: Tensor, pick: Tensor) -> Tensor:
+    """The point of the ball around each image that normal numbers and a uniform one (rows,) say."""
+    return budget.project(x + budget.sample(way, pick) * budget.eps, x, budget.radii(x))
 
 
 def keys(x: Tensor, ids: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from attacks import noise
 from attacks.budget import Budget
-from attacks.searches.base import Look, Search, State, scatter
+from attacks.searches.base import Keyed, Look, Search, State, draw, keys, place, scatter
 
 
 @dataclass(frozen=True)
@@ -20,24 +20,14 @@ class Noise(Search):
     random = True
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        return _NoiseState(
-            scatter(x, budget, ids, seed)[:, None],
-            x.clone(),
-            budget.radii(x),
-            torch.tensor(ids, device=x.device),
-            torch.full((len(x),), seed, device=x.device),
-        )
+        own, seeds, turn = keys(x, ids, seed)
+        # `scatter` takes draws 0 and 1.
+        at = scatter(x, budget, ids, seed)[:, None]
+        return Keyed(at, x.clone(), budget.radii(x), own, seeds, turn + 1)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:
-        assert isinstance(state, _NoiseState)
-        keys = zip(state.ids.tolist(), state.seeds.tolist(), look.t.tolist(), strict=True)
-        for row, (own, seed, turn) in enumerate(keys):
-            place = slice(row, row + 1)
-            state.x[place, 0] = scatter(state.origin[place], budget, [own], seed, turn + 1)
+        assert isinstance(state, Keyed)
+        shape = tuple(state.origin.shape[1:])
+        way = draw(noise.normal, state, shape)
+        state.x = place(state.origin, budget, way, draw(noise.uniform, state, ()))[:, None]
         return state
-
-
-@dataclass
-class _NoiseState(State):
-    ids: Tensor
-    seeds: Tensor
