@@ -12,10 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from attacks.errors import UserError
 
 Option = str | int | float | bool
+Answer = Literal["yes", "maybe", "no", "unknown"]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 # TOML has lists only, and strict validation takes no list for a tuple.
 Floats = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    tuple[Number, ...],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
 
@@ -97,6 +99,11 @@ class ModelSpec(_Data):
     `arch` is a name of `models.families.FAMILIES`, "timm/<name>", or "external" for a module that
     trusted code or a `.pt2` file supplies. `sibling` names the model that differs from this one by
     the defence alone. `baseline` marks the prior robust model the others are compared with.
+
+    `pretraining` names the data seen before `trained_on`; `saw_test_classes` says whether any of its
+    data may have held a data set's test classes: one answer, or one by data set.
+    `command` makes the model again from data of `data_digest` (sha256) in `train_seconds`, with the
+    `validation` (shares of 1 by name) that chose its epoch.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -111,6 +118,8 @@ class ModelSpec(_Data):
     training: str = "natural"
     loss: str = ""
     trained_on: str = ""
+    pretraining: str = ""
+    saw_test_classes: Answer | dict[str, Answer] = "unknown"
     defence_eps: Annotated[str, BeforeValidator(_epsilon)] = ""
     sibling: str | None = None
     paper: str = ""
@@ -118,6 +127,10 @@ class ModelSpec(_Data):
     weights: WeightsSpec = WeightsSpec()
     notes: str = ""
     baseline: bool = False
+    command: str = ""
+    data_digest: str = ""
+    train_seconds: Annotated[Number, Field(ge=0)] | None = None
+    validation: dict[str, Number] = {}
 
     @model_validator(mode="after")
     def _sibling(self) -> "ModelSpec":
