@@ -107,9 +107,12 @@ class _Loop:
         self.rows, self.held = split_classes(labels, settings.held_out, settings.seed)
         self.batch = settings.batch_for(len(np.unique(labels[self.rows])))
         self.steps = settings.steps or max(1, len(self.rows) // self.batch)
-        parameters = [*model.parameters(), *recipe.parameters()]
+        groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "pace": 1.0}]
+        if own := list(recipe.parameters()):
+            # Weight decay would pull a boundary to 0; a proxy's length has no effect.
+            groups.append({"params": own, "pace": recipe.pace, "weight_decay": 0.0})
         kind: Any = OPTIMIZERS[settings.optimizer]
-        self.optimizer = kind(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.optimizer = kind(groups, lr=settings.rate, weight_decay=settings.weight_decay)
         self.average = copy.deepcopy(model) if settings.ema else model
         self.epoch, self.best_epoch, self.best_score = 0, 0, -math.inf
         self.best: Weights = {}
@@ -167,7 +170,7 @@ class _Loop:
     def _step(self, number: int, positions: list[int]) -> float:
         total = self.settings.epochs * self.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate_at((number + 0.5) / total)
+            group["lr"] = self.settings.rate_at((number + 0.5) / total) * group["pace"]
         self._training_mode()
         loss = self.recipe(self._about(positions, (number + 1) / total, number))
         if not torch.isfinite(loss):

@@ -53,6 +53,11 @@ class Recipe(nn.Module, ABC):
         """The loss of a mini-batch: a scalar that carries gradient."""
 
     @property
+    def pace(self) -> float:
+        """How many times faster than the network the recipe's own parameters learn."""
+        return 1.0
+
+    @property
     def budget(self) -> Budget | None:
         """What the model is defended against: validation then counts adversarial recall too."""
         return None
