@@ -19,6 +19,7 @@ from attacks.attack import Attack, split_options
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
 from attacks.objectives import Drift, Margin, Push
+from attacks.robrank import NAME as ROBRANK
 from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Square
 from attacks.table import Table
 
@@ -168,13 +169,18 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
     """A suite by name; else attacks as a suite of their own: a list of them, or "fmn+pgd:steps=100"."""
     if isinstance(wanted, str) and wanted in suite_table():
         return suite_table()[wanted]
+    if wanted == ROBRANK:
+        raise UserError(
+            f"The suite {ROBRANK} is run from the command line (robustdml run --suite {ROBRANK}), and alone: "
+            "its threats are no attacks on recall@k."
+        )
     if isinstance(wanted, str):
         wanted = wanted.split("+")
         name, _ = split_options(wanted[0])
         if len(wanted) == 1 and name not in attack_table() and not name.startswith(PREFIX):
             # Ask the table that knows both, so that "standrad" is answered with "standard".
             both: Table[object] = Table("suite or attack")
-            for known in (*suite_table(), *attack_table()):
+            for known in (*suite_table(), ROBRANK, *attack_table()):
                 both.add(known, None)
             both[name]
     attacks = tuple(find_attack(text) for text in wanted)

@@ -34,7 +34,7 @@ class Candidate:
             return self
         digest = hashlib.sha256(f"{self.digest} eot {passes}".encode()).hexdigest()
         title = f"{self.card.title or self.card.name} (mean of {passes} passes)"
-        name = f"{self.card.name}-eot{passes}"
+        name = averaged_name(self.card.name, passes)
         card = self.card.model_copy(
             update={"name": name, "title": title, "digest": digest, "eot": passes, "baseline": False}
         )
@@ -54,6 +54,11 @@ class Candidate:
         name = name or f"{type(module).__name__.lower()}-{digest[:8]}"
         card = ModelCard(name=name, digest=digest, training="unknown", distance=distance, arch="module")
         return cls(card, module, distance)
+
+
+def averaged_name(name: str, passes: int) -> str:
+    """What a model is called once the mean of so many passes is taken."""
+    return name if passes == 1 else f"{name}-eot{passes}"
 
 
 def _digest(module: nn.Module, distance: str) -> str:

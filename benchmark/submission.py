@@ -11,7 +11,7 @@ from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
 from benchmark.cells import ChecksLevel
-from benchmark.commands.robrank import ROBRANK, score_robrank
+from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
@@ -152,10 +152,11 @@ def score(
     seed: int,
     shard_size: int,
     settings: Settings,
-    checks: ChecksLevel = "full",
+    checks: ChecksLevel | None = None,
     eot: int = 1,
 ) -> int:
     """Check the model, print the plan, run it, write the entries and print where they would rank."""
+    refuse_full([suite], checks)
     candidate = submission.load()
     name = submission.spec.name
     with progress() as tick:
@@ -164,7 +165,7 @@ def score(
             _require_clean(candidate, task, settings, submission.expect_clean)
     if suite == ROBRANK:
         models, shape = [(name, lambda: candidate)], (norms, seed, limit_queries, shard_size)
-        code = score_robrank(models, [task], results, settings, *shape)
+        code = score_robrank(models, [task], results, settings, *shape, eot=eot)
         return code or _remember(submission, results)
     with progress() as tick:
         spec = GridSpec(
@@ -175,7 +176,7 @@ def score(
             seed=seed,
             limit_queries=limit_queries,
             shard_size=shard_size,
-            checks=checks,
+            checks=checks or "full",
             eot=eot,
         )
         plan = make_plan(spec, [(name, lambda: candidate)], [task], results, settings)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from attacks import errors
+from attacks.catalogue import find_suite
 from attacks.noise import normal
 from attacks.retrieval import Embedded, Gallery
 from attacks.robrank.bout import Bout, draw_up
@@ -16,6 +18,7 @@ from attacks.robrank.strike import Steady, budget_for, measure, strike, suite_di
 from attacks.robrank.threats import THREATS
 from attacks.victim import Victim, frozen
 from benchmark.candidate import Candidate
+from benchmark.checks import FULL
 from benchmark.robrank import Arena, run_robrank
 from benchmark.scoring import Scorer, Settings
 from benchmark.tasks import RetrievalTask
@@ -384,3 +387,25 @@ def test_the_commands_give_the_row_and_the_leaderboard_its_table(robustdml, tmp_
 def test_the_suite_knows_one_norm(robustdml):
     told = robustdml("run", "--suite", "robrank", "--model", "glyphs-natural", "--norm", "l2").told
     assert "L-inf only" in told
+
+
+def test_passes_averaged_make_a_row_of_their_own_and_full_checks_are_refused(robustdml, tmp_path):
+    save_pictures(tmp_path / "pics")
+    save_convnet(tmp_path / "tiny.safetensors", channels=3)
+    suite = ("--suite", "robrank", "--dataset", "pics", "--side", 32)
+    flags = ("--name", "tiny", "--arch", "convnet", "--dim", 16, "--option", "width=8", *suite)
+    told = robustdml("submit", "tiny.safetensors", *flags, "--checks", "full")
+    assert told.code == 2 and "has no full trust checks" in told.told
+    mean = robustdml("submit", "tiny.safetensors", *flags, "--eot", 2)
+    assert mean.code == 0 and "mean of 2 passes" in mean.out and "preliminary by protocol" in mean.out
+    (cell,) = scan_ers(tmp_path / "results")
+    assert cell.record.model.name == "tiny-eot2" and cell.record.model.model_extra["eot"] == 2
+    left = {check.name for check in cell.record.checks if check.level == "not run"}
+    assert left == set(FULL) and all(check.message for check in cell.record.checks)
+
+
+def test_the_suite_is_listed_and_known_by_a_name_misspelt(robustdml):
+    assert "robrank" in robustdml("list", "suites").out
+    assert "did you mean robrank?" in robustdml("run", "--suite", "robrnk", "--model", "glyphs-natural").told
+    with pytest.raises(errors.UserError, match="no attacks on recall@k"):
+        find_suite("robrank")

@@ -4,3 +4,6 @@ They differ from the rest of `attacks` in what they aim at (one named item, one 
 image of the gallery instead of the query) and by decree in how they search: fixed sign steps, no random
 start, last iterate. So they have a loop and a table of their own; budgets, victim and gallery are shared.
 """
+
+NAME = "robrank"
+"""What the suite is called on the command line."""

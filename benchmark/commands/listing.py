@@ -100,9 +100,16 @@ def _attacks(results: Path) -> Listing:
 
 def _suites(results: Path) -> Listing:
     from attacks.catalogue import suite_table
+    from attacks.robrank import NAME
+    from attacks.robrank.strike import Steady, budget_for, suite_digest
+    from attacks.robrank.threats import THREATS
 
     rows = [
         (suite.name, suite.digest, " ".join(attack.name for attack in suite.attacks), suite.about)
         for suite in suite_table().values()
     ]
+    # Its digest covers the radius, which follows from the images' size: photos, then small images.
+    digests = [suite_digest(Steady(), budget_for((side, side))) for side in (64, 32)]
+    names = " ".join(threat.name for threat in THREATS)
+    rows.append((NAME, " ".join(digests), names, "the threats of the RobRank family and their score, ERS"))
     return ("suite", "digest", "attacks, in order", "what it is"), rows

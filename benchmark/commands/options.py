@@ -36,13 +36,14 @@ Amp = Annotated[bool, typer.Option("--amp", help="Search in bfloat16 (findings a
 Fold = Annotated[bool, typer.Option("--fold", help="Search with BatchNorm folded into the convolutions.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Search with a compiled model (worth it on a GPU).")]
 Checks = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Trust checks: full (attacks a few queries again, looking for hidden gradients) or basic.",
+        help="Trust checks: full (the default: attacks a few queries again, looking for hidden gradients) "
+        "or basic.",
     ),
 ]
 Eot = Annotated[
-    int,
+    int | None,
     typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
 ]
 ShardSize = Annotated[int, typer.Option(min=1, help="Queries per result file: what an interruption costs.")]
@@ -55,11 +56,13 @@ def settings(device: str | None, batch: int | None, amp: bool, fold: bool, compi
     return Settings(device, batch, amp, fold, compile_)
 
 
-def checks_level(text: str) -> "ChecksLevel":
-    """Which trust checks; UserError for a word that names none."""
+def checks_level(text: str | None) -> "ChecksLevel | None":
+    """Which trust checks, None where nothing was said; UserError for a word that names none."""
     from attacks.errors import UserError
     from attacks.table import unknown
 
+    if text is None:
+        return None
     known: dict[str, ChecksLevel] = {"full": "full", "basic": "basic"}
     if text not in known:
         raise UserError(unknown("level of checks", text, list(known)))

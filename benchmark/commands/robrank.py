@@ -1,19 +1,31 @@
 """`--suite robrank` of `run` and `submit`: the ten threats, and the row of ERS that they give."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attacks.errors import UserError
+from attacks.robrank import NAME as ROBRANK
+from benchmark.candidate import Candidate, averaged_name
 from benchmark.commands.show import console, note, out, progress, show_summary
-from benchmark.robrank import ROBRANK, Models, run_robrank
+from benchmark.robrank import NO_TRIALS, Models, run_robrank
 from leaderboard.ers_table import measured, row_text
 
 if TYPE_CHECKING:
     from benchmark.scoring import Settings
     from benchmark.tasks import RetrievalTask
 
-__all__ = ["ROBRANK", "score_robrank"]
+__all__ = ["ROBRANK", "refuse_full", "score_robrank"]
+
+
+def refuse_full(suites: Sequence[str], checks: str | None) -> None:
+    """Raise UserError where trust checks are asked for that no suite of the run can have."""
+    if checks == "full" and set(suites) == {ROBRANK}:
+        raise UserError(
+            f"The suite {ROBRANK} has no full trust checks, for {NO_TRIALS}; leave out --checks, or add "
+            "--suite standard."
+        )
 
 
 def score_robrank(
@@ -26,13 +38,19 @@ def score_robrank(
     limit_queries: int | None,
     shard_size: int,
     plan_only: bool = False,
+    eot: int = 1,
 ) -> int:
-    """Run what is missing and print the rows; returns the exit code."""
+    """Run what is missing and print the rows; returns the exit code.
+
+    `eot` above 1 scores the mean of so many passes of each model, as a model of its own.
+    """
     if norms and "linf" not in norms:
         raise UserError(f"The suite {ROBRANK} is defined in L-inf only; leave out --norm or pass linf.")
     if plan_only:
-        console.print(f"Suite {ROBRANK}: 9 searches of 32 passes per query (forward with backward).")
+        mean = f", each the mean of {eot}" if eot > 1 else ""
+        console.print(f"Suite {ROBRANK}: 9 searches of 32 passes per query (forward with backward){mean}.")
         return 0
+    models = [(averaged_name(name, eot), partial(_averaged, load, eot)) for name, load in models]
     with progress() as tick:
         summary = run_robrank(
             models,
@@ -49,3 +67,7 @@ def score_robrank(
         if (row.dataset.name, row.model.name) in names:
             out.print(row_text(row), highlight=False, markup=False, soft_wrap=True)
     return show_summary(summary)
+
+
+def _averaged(load: Callable[[], Candidate], passes: int) -> Candidate:
+    return load().averaged(passes)

@@ -28,11 +28,8 @@ def run(
     amp: options.Amp = False,
     fold: options.Fold = False,
     compile_: options.Compile = False,
-    checks: Annotated[str | None, typer.Option(help="Trust checks: full (default) or basic.")] = None,
-    eot: Annotated[
-        int | None,
-        typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
-    ] = None,
+    checks: options.Checks = None,
+    eot: options.Eot = None,
     refresh: Annotated[
         bool,
         typer.Option(
@@ -49,7 +46,7 @@ def run(
     """
     from attacks.errors import UserError
     from benchmark.commands.refresh import refresh_rows
-    from benchmark.commands.robrank import ROBRANK, score_robrank
+    from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
     from benchmark.commands.show import progress, show_plan, show_summary
     from benchmark.grid import GridSpec, Summary, make_plan, read_grid, run_plan
     from benchmark.sources import find_model, find_task
@@ -62,7 +59,7 @@ def run(
         "seed": seed,
         "limit_queries": limit_queries,
         "shard_size": shard_size,
-        "checks": None if checks is None else options.checks_level(checks),
+        "checks": options.checks_level(checks),
         "eot": eot,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -78,12 +75,13 @@ def run(
         spec = GridSpec.model_validate(chosen)
     else:
         raise UserError("Nothing to run: name a model with --model, or give a TOML file with --grid.")
+    refuse_full(spec.suites, checks)
     models = [(name, find_model(name, results)) for name in spec.models]
     with progress() as tick:
         tasks = [find_task(name, data_root, side, tick) for name in spec.datasets]
     code = 0
     if ROBRANK in spec.suites:
-        shape = (spec.norms, spec.seed, spec.limit_queries, spec.shard_size, plan_only)
+        shape = (spec.norms, spec.seed, spec.limit_queries, spec.shard_size, plan_only, spec.eot)
         code = score_robrank(models, tasks, results, settings, *shape)
         spec = spec.model_copy(update={"suites": [name for name in spec.suites if name != ROBRANK]})
         if not spec.suites:

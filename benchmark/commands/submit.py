@@ -94,8 +94,8 @@ def submit(
     amp: options.Amp = False,
     fold: options.Fold = False,
     compile_: options.Compile = False,
-    checks: options.Checks = "full",
-    eot: options.Eot = 1,
+    checks: options.Checks = None,
+    eot: options.Eot = None,
 ) -> int:
     """Score a checkpoint and say where it would rank.
 
@@ -150,7 +150,7 @@ def submit(
         shard_size=shard_size,
         settings=settings,
         checks=options.checks_level(checks),
-        eot=eot,
+        eot=eot or 1,
     )
 
 
