@@ -5,9 +5,7 @@ last snapshot to the same weights, on a CPU bit by bit, as if nothing had happen
 """
 
 import copy
-import csv
 import hashlib
-import io
 import json
 import math
 import time
@@ -19,16 +17,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from attacks import noise
 from attacks.errors import UserError
 from attacks.noise import seeded
 from attacks.retrieval import Distance
+from attacks.victim import frozen
 from models import snapshots
 from models.recipes.base import Recipe, Step
+from models.training_cost import Outlook, measure
+from models.training_log import Journal
 from models.training_settings import OPTIMIZERS, Settings
 from models.validation import Validation, split_classes
 
@@ -54,6 +53,17 @@ class Trained:
     epoch: int
     history: list[dict[str, float]]
 
+    @property
+    def seconds(self) -> float:
+        """What all epochs took, validation included, over all the runs that made them."""
+        return round(sum(row["seconds"] for row in self.history), 1)
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Recall@1 in [0, 1] at the chosen epoch: "recall" and, with a budget, "adversarial"."""
+        row = self.history[self.epoch - 1]
+        return {name: round(row[name], 4) for name in ("recall", "adversarial") if name in row}
+
 
 def train(
     model: nn.Module,
@@ -68,6 +78,8 @@ def train(
     plain: Tensor | Images | None = None,
     device: str = "cpu",
     quiet: bool = False,
+    origin: str = "",
+    before: Callable[[Outlook], None] | None = None,
 ) -> Trained:
     """Train `model` in place and leave it in evaluation mode with the chosen weights.
 
@@ -75,12 +87,17 @@ def train(
     is indexed by position and gives (C,H,W); `labels` (N,) int64. `augment` changes a batch of images;
     it and `images` may draw from torch's own generator. `plain` is what validation sees instead of
     `images`, where those come in random crops. `folder` receives `snapshot.pt` after every epoch, from which
-    the same call goes on, and `metrics.csv`. Raises UserError for settings that do not fit the data, a
-    snapshot of another training, and a loss that is no number.
+    the same call goes on, `metrics.csv` and `tensorboard/`. `origin` is whatever else a snapshot must share
+    with the training that goes on from it (the data's digest, the augmentation). `before` is told what it
+    will take; to know that, two steps are made on a copy. Raises UserError for settings that do not fit the
+    data, a snapshot of another training, and a loss that is no number.
     """
     loop = _Loop(model.to(device), images, np.asarray(labels), recipe.to(device), settings, device)
-    loop.augment, loop.folder = augment, folder
+    loop.augment, loop.folder, loop.origin = augment, folder, origin
     loop.validate_on(images if plain is None else plain, distance)
+    loop.resume()
+    if before is not None:
+        before(loop.outlook())
     return loop.run(quiet)
 
 
@@ -89,6 +106,7 @@ class _Loop:
 
     augment: Augment | None = None
     folder: Path | None = None
+    origin: str = ""
     validation: Validation
 
     def __init__(
@@ -107,16 +125,27 @@ class _Loop:
         self.rows, self.held = split_classes(labels, settings.held_out, settings.seed)
         self.batch = settings.batch_for(len(np.unique(labels[self.rows])))
         self.steps = settings.steps or max(1, len(self.rows) // self.batch)
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "pace": 1.0}]
-        if own := list(recipe.parameters()):
-            # Weight decay would pull a boundary to 0; a proxy's length has no effect.
-            groups.append({"params": own, "pace": recipe.pace, "weight_decay": 0.0})
+        self._prepare()
         kind: Any = OPTIMIZERS[settings.optimizer]
-        self.optimizer = kind(groups, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.optimizer = kind(self._groups(), lr=settings.rate, weight_decay=settings.weight_decay)
         self.average = copy.deepcopy(model) if settings.ema else model
         self.epoch, self.best_epoch, self.best_score = 0, 0, -math.inf
         self.best: Weights = {}
         self.history: list[dict[str, float]] = []
+
+    def _prepare(self) -> None:
+        """Let the recipe make what it learns."""
+        with seeded(noise.key(self.settings.seed, "prepare")), frozen(self.model), torch.no_grad():
+            dim = self._embed(_fetch(self.images, self.rows[:2].tolist()).to(self.device)).shape[1]
+            self.recipe.prepare(torch.from_numpy(np.unique(self.labels[self.rows])), dim)
+        self.recipe.to(self.device)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "pace": 1.0}]
+        if own := list(self.recipe.parameters()):
+            # Weight decay would pull a boundary to 0; a proxy's length has no effect.
+            groups.append({"params": own, "pace": self.recipe.pace, "weight_decay": 0.0})
+        return groups
 
     def validate_on(self, images: Tensor | Images, distance: Distance) -> None:
         self.validation = Validation(
@@ -129,18 +158,38 @@ class _Loop:
         )
 
     def run(self, quiet: bool) -> Trained:
-        self._resume()
-        with _progress(quiet) as progress:
-            task = progress.add_task("", total=self.settings.epochs * self.steps)
-            progress.update(task, completed=self.epoch * self.steps)
+        with Journal(self.folder, self.settings.epochs, self.steps, quiet) as journal:
+            journal.begin(self.history)
             while self.epoch < self.settings.epochs:
                 with seeded(noise.key(self.settings.seed, "epoch", self.epoch)):
-                    self._epoch(lambda: progress.advance(task))
+                    self._epoch(journal.tick)
                 self._snapshot()
-                progress.console.print(_line(self.history[-1]))
+                journal.tell(self.history)
         self.model.load_state_dict(self.best)
         self.model.eval()
         return Trained(self.best, self.best_epoch, self.history)
+
+    def outlook(self) -> Outlook:
+        """What is left to do, and what a step of it takes, measured on a copy of model and recipe."""
+        twin = copy.copy(self)
+        twin.model, twin.recipe = copy.deepcopy((self.model, self.recipe))
+        twin._training_mode()
+        with seeded(noise.key(self.settings.seed, "outlook")):
+            positions = next(self._batches())
+            # The first pass through a network also makes its kernels, so the second is what counts.
+            step = [measure(twin.recipe, twin._about(positions, 1.0, 0)) for _ in range(2)][1]
+        return Outlook(
+            images=len(self.rows),
+            classes=len(np.unique(self.labels[self.rows])),
+            held_images=len(self.held),
+            held_classes=len(np.unique(self.labels[self.held])),
+            epochs=self.settings.epochs,
+            done=self.epoch,
+            steps=self.steps,
+            batch=self.batch,
+            step=step,
+            validation=self.validation.passes,
+        )
 
     def _epoch(self, tick: Callable[[], None]) -> None:
         began, losses = time.perf_counter(), []
@@ -220,9 +269,9 @@ class _Loop:
     def _snapshot(self) -> None:
         if self.folder is not None:
             snapshots.save(self.folder / "snapshot.pt", self._state(), self._key())
-            snapshots.write_text(self.folder / "metrics.csv", _table(self.history))
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go back to the last snapshot, where there is one."""
         state = snapshots.load(self.folder / "snapshot.pt", self._key()) if self.folder else None
         if state is None:
             return
@@ -237,7 +286,7 @@ class _Loop:
     def _key(self) -> str:
         """What a snapshot must share with the training that goes on from it."""
         shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
-        facts = [asdict(self.settings), self.recipe.describe(), self.validation.distance, shapes]
+        facts = [asdict(self.settings), self.recipe.describe(), self.validation.distance, shapes, self.origin]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         return digest.hexdigest()
@@ -258,20 +307,3 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
             value.lerp_(live[name], 1 - decay)
         else:
             value.copy_(live[name])
-
-
-def _progress(quiet: bool) -> Progress:
-    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(quiet=quiet))
-
-
-def _line(row: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in row.items())
-
-
-def _table(history: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()

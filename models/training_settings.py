@@ -1,8 +1,9 @@
 """How a model is trained, whatever the recipe: lengths, rates and batches."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -13,10 +14,25 @@ OPTIMIZERS: Table[type[torch.optim.Optimizer]] = Table("optimizer")
 OPTIMIZERS.add("adam", torch.optim.Adam)
 OPTIMIZERS.add("adamw", torch.optim.AdamW)
 
+# What each setting must be. A comparison with NaN is false, so NaN is refused as well.
+_MUST: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda value: value >= 1, "at least 1"),
+    "steps": (lambda value: value >= 0, "at least 0"),
+    "per_class": (lambda value: value >= 2, "at least 2: a lone image has no match"),
+    "rate": (lambda value: 0 < value < math.inf, "a positive number"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "clip": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "batchnorm": (lambda value: value in ("live", "frozen"), "live or frozen"),
+    "ema": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "held_out": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "seed": (lambda value: value >= 0, "at least 0"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What the shared loop is told.
+    """What the shared loop is told; UserError for a value that cannot be meant.
 
     `epochs` of `steps` mini-batches (0: as many as show every image once on average), each of `batch`
     images, `per_class` of a class. The learning rate rises linearly to `rate` over the share `warmup`
@@ -42,6 +58,12 @@ class Settings:
     held_out: float = 0.15
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        OPTIMIZERS[self.optimizer]
+        for name, (holds, wanted) in _MUST.items():
+            if not holds(getattr(self, name)):
+                raise UserError(f"Training: {name} is {wanted}, not {getattr(self, name)!r}.")
+
     def rate_at(self, done: float) -> float:
         """The learning rate at the share `done` in [0, 1] of all steps."""
         if done < self.warmup:
@@ -54,8 +76,6 @@ class Settings:
 
         UserError where that cannot be a batch of at least two classes.
         """
-        if self.per_class < 2 or self.epochs < 1:
-            raise UserError("Training needs epochs >= 1 and per_class >= 2: a lone image has no match.")
         batch = min(self.batch, self.per_class * classes) // self.per_class * self.per_class
         if batch < 2 * self.per_class:
             raise UserError(

@@ -14,7 +14,8 @@ from attacks.record import Record
 from attacks.retrieval import Distance, Embedded, Gallery, ranks
 from attacks.victim import Victim, embed_all, frozen
 
-ATTACK = "pgd:steps=10"
+STEPS = 10
+ATTACK = f"pgd:steps={STEPS}"
 QUERIES = 256
 
 
@@ -50,6 +51,12 @@ class Validation:
     distance: Distance
     budget: Budget | None = None
     device: str = "cpu"
+
+    @property
+    def passes(self) -> int:
+        """At most so many images go forward or back through the network in `score`."""
+        attacked = min(QUERIES, len(self.positions)) if self.budget is not None else 0
+        return len(self.positions) + 2 * (STEPS + 1) * attacked
 
     def score(self, model: nn.Module) -> dict[str, float]:
         """Recall@1 in [0, 1] under "recall" and, with a budget, "adversarial"."""

@@ -329,6 +329,96 @@ def test_a_snapshot_of_another_training_is_refused(tmp_path):
             train(network(), images, named, recipe, settings, tmp_path, quiet=True)
 
 
+def test_a_snapshot_of_other_data_is_refused(tmp_path):
+    images, labels = synthetic()
+    train(network(), images, labels, Natural(), SHORT, tmp_path, quiet=True, origin="digest one")
+    with pytest.raises(UserError, match="other settings, data"):
+        train(network(), images, labels, Natural(), SHORT, tmp_path, quiet=True, origin="digest two")
+
+
+class Proxies(Spy):
+    """Learns one vector per class, which moves by the rate at Adam's first step."""
+
+    pace = 4.0
+
+    def prepare(self, classes, dim):
+        self.classes, self.dim = classes, dim
+        self.proxies = nn.Parameter(torch.rand(len(classes), dim))
+        self.first = self.proxies.detach().clone()
+
+    def forward(self, step):
+        super().forward(step)
+        return step.embed(step.images).square().sum() * 0 + self.proxies.sum()
+
+
+def test_what_a_recipe_learns_is_made_from_the_training_classes_and_learns_at_its_own_pace():
+    images, labels = synthetic()
+    recipe, settings = Proxies(), Settings(epochs=1, steps=1, batch=12, warmup=0.0, rate=0.1, held_out=0.25)
+    with seeded(3):
+        train(network(), images, labels, recipe, settings, quiet=True)
+    kept, _ = split_classes(labels, 0.25, 0)
+    assert recipe.classes.tolist() == sorted(set(labels[kept])) and recipe.dim == 16
+    # Half-way through the only step the rate is 0.05.
+    assert torch.allclose(recipe.first - recipe.proxies, torch.tensor(0.2), atol=1e-5)
+    again = Proxies()
+    with seeded(4):
+        train(network(), images, labels, again, settings, quiet=True)
+    assert torch.equal(recipe.first, again.first), "the start follows from the seed of the training"
+
+
+def test_what_a_recipe_learns_goes_on_from_the_snapshot(tmp_path):
+    images, labels = synthetic()
+    whole, first, second = Proxies(), Proxies(), Proxies()
+    train(network(), images, labels, whole, SHORT, augment=stopping(-1), quiet=True)
+    with pytest.raises(StopError):
+        train(network(), images, labels, first, SHORT, tmp_path, augment=stopping(7), quiet=True)
+    train(network(4), images, labels, second, SHORT, tmp_path, augment=stopping(-1), quiet=True)
+    assert torch.equal(whole.proxies, second.proxies) and not torch.equal(whole.first, whole.proxies)
+
+
+def test_the_outlook_counts_what_a_step_sends_through_the_network_and_changes_nothing():
+    images, labels = synthetic()
+    told = []
+    recipe = Panum2021(eps="0.05", steps=3)
+    plain = train(network(), images, labels, Panum2021(eps="0.05", steps=3), SHORT, quiet=True)
+    result = train(network(), images, labels, recipe, SHORT, quiet=True, before=told.append)
+    (outlook,) = told
+    # Mined once without gradient; three steps of the adversary on one copy each; clean and copies together.
+    assert outlook.step.forward >= 12 + 3 * 12 + 24 and outlook.step.backward == 3 * 12 + 24
+    assert outlook.step.forward <= 12 + 4 * 12 + 24
+    assert (outlook.images, outlook.classes, outlook.held_images, outlook.held_classes) == (54, 9, 18, 3)
+    each = 3 * (outlook.step.forward + outlook.step.backward) + outlook.validation
+    assert outlook.passes == 4 * each and outlook.seconds > 0
+    assert same(plain.weights, result.weights)
+
+
+def test_the_curves_are_in_the_csv_and_in_tensorboard_once_each(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    images, labels = synthetic()
+    with pytest.raises(StopError):
+        train(network(), images, labels, Natural(), SHORT, tmp_path, augment=stopping(8), quiet=True)
+    result = train(network(), images, labels, Natural(), SHORT, tmp_path, augment=stopping(-1), quiet=True)
+    curves = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    for name in ("loss", "recall"):
+        drawn = [(event.step, event.value) for event in curves.Scalars(name)]
+        assert [step for step, _ in drawn] == [1, 2, 3, 4]
+        assert [value for _, value in drawn] == pytest.approx([row[name] for row in result.history])
+        assert [float(row[name]) for row in rows] == [row[name] for row in result.history]
+
+
+def test_without_tensorboard_the_csv_stays_and_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train(network(), *synthetic(), Natural(), SHORT, tmp_path)
+    said = capsys.readouterr().out
+    assert "TensorBoard is not installed" in said and len((tmp_path / "metrics.csv").open().readlines()) == 5
+    # No terminal: one line for each epoch and no bar.
+    epochs = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == 4 and len(said.splitlines()) == 5
+    assert epochs[0].startswith("epoch 1/4  loss ") and "min left" in epochs[0] and "left" not in epochs[3]
+
+
 @pytest.mark.parametrize("damage", [b"", b"no snapshot", None])
 def test_a_damaged_snapshot_is_named(tmp_path, damage):
     path = tmp_path / "snapshot.pt"
@@ -367,8 +457,11 @@ def test_validation_sees_the_plain_images_and_training_the_others():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"per_class": 1}, "per_class >= 2"),
-        ({"epochs": 0}, "epochs >= 1"),
+        ({"per_class": 1}, "per_class is at least 2"),
+        ({"epochs": 0}, "epochs is at least 1"),
+        ({"batchnorm": "melted"}, "live or frozen"),
+        ({"ema": 1.0}, "ema is in"),
+        ({"rate": float("nan")}, "rate is a positive"),
         ({"batch": 3}, "fewer than two classes"),
         ({"held_out": 0.9}, "lower held_out"),
         ({"optimizer": "adamv"}, "did you mean adam"),
