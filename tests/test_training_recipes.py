@@ -7,8 +7,9 @@ from torch import nn
 from attacks.budget import L2, Linf
 from attacks.errors import UserError
 from models.recipes import RECIPES, Natural, Panum2021, Step, VisualPhishNet
-from models.recipes.pairing import TUPLE_LOSSES, random_triplets
-from models.recipes.roles import grown, perturb
+from models.recipes.pairing import TUPLE_LOSSES, euclidean, random_triplets
+from models.recipes.robust import grown, long_pgd
+from models.recipes.roles import perturb
 
 
 def step_of(images, labels, model=None, done=1.0):
@@ -46,20 +47,38 @@ CORNERS = {
 def test_each_role_reaches_the_corner_that_was_worked_out(role):
     step = step_of(pixels((0.5, 0.5), (0.6, 0.3), (0.2, 0.9)), [0, 0, 1])
     _, expected = CORNERS[role]
-    moved = perturb(role, step, step.images.flatten(1), triplet(0, 1, 2), Linf("0.1"), 5, "euclidean")
+    moved = perturb(
+        role, step, step.images.flatten(1), triplet(0, 1, 2), Linf("0.1"), long_pgd(5), euclidean("euclidean")
+    )
     assert torch.allclose(moved.flatten(), torch.tensor(expected), atol=1e-6)
 
 
 def test_cosine_turns_the_image_where_the_euclidean_distance_would_lengthen_it():
     # On the circle only the angle counts: (.3, .3) flees (.6, .4) to the corner (.2, .4).
     step = step_of(pixels((0.6, 0.4), (0.3, 0.3), (0.9, 0.0)), [0, 0, 1])
-    moved = perturb("positive", step, step.images.flatten(1), triplet(0, 1, 2), Linf("0.1"), 5, "cosine")
+    moved = perturb(
+        "positive",
+        step,
+        step.images.flatten(1),
+        triplet(0, 1, 2),
+        Linf("0.1"),
+        long_pgd(5),
+        euclidean("cosine"),
+    )
     assert torch.allclose(moved.flatten(), torch.tensor([0.2, 0.4]), atol=1e-6)
 
 
 def test_an_l2_adversary_moves_straight_by_its_radius():
     step = step_of(pixels((0.5, 0.1), (0.9, 0.9), (0.5, 0.6)), [0, 0, 1])
-    moved = perturb("negative", step, step.images.flatten(1), triplet(0, 1, 2), L2("0.2"), 30, "euclidean")
+    moved = perturb(
+        "negative",
+        step,
+        step.images.flatten(1),
+        triplet(0, 1, 2),
+        L2("0.2"),
+        long_pgd(30),
+        euclidean("euclidean"),
+    )
     assert torch.allclose(moved.flatten(), torch.tensor([0.5, 0.4]), atol=0.01)
     assert L2.size(moved, step.images[2:]).item() <= 0.2 * (1 + 1e-5)
 
@@ -69,7 +88,15 @@ def test_the_adversary_leaves_the_model_and_the_batch_as_they_were():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     step = step_of(pixels((0.5, 0.5), (0.6, 0.3), (0.2, 0.9)), [0, 0, 1], model)
     images = step.images.clone()
-    perturb("positive", step, model(step.images).detach(), triplet(0, 1, 2), Linf("0.1"), 5)
+    perturb(
+        "positive",
+        step,
+        model(step.images).detach(),
+        triplet(0, 1, 2),
+        Linf("0.1"),
+        long_pgd(5),
+        euclidean("cosine"),
+    )
     model_after = model.state_dict()
     assert torch.equal(step.images, images) and model.training and model[1].training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())

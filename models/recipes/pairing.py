@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pytorch_metric_learning import distances, losses, miners
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.errors import UserError
 from attacks.retrieval import Distance
@@ -18,10 +18,14 @@ Tuples = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Pairing:
-    """`mine(vectors, labels)` chooses tuples; `loss(vectors, labels, tuples)` is a scalar."""
+    """`mine(vectors, labels)` chooses tuples; `loss(vectors, labels, tuples)` is a scalar.
+
+    The loss is a module, for some learn boundaries or proxies: `pace` times as fast as the network.
+    """
 
     mine: Callable[[Tensor, Tensor], Tuples]
-    loss: Callable[[Tensor, Tensor, Tuples], Tensor]
+    loss: nn.Module
+    pace: float = 1.0
 
 
 def euclidean(distance: Distance, power: int = 1) -> Any:
@@ -60,23 +64,54 @@ def _first_of_each_anchor(triplets: Tuples) -> Tuples:
     return tuple(part[keep] for part in shuffled)
 
 
-def _contrastive(distance: Distance) -> Pairing:
+def _contrastive(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
     loss = losses.ContrastiveLoss(pos_margin=0, neg_margin=1, distance=euclidean(distance))
     return Pairing(one_triplet_per_anchor(distance), loss)
 
 
-def _triplet(distance: Distance) -> Pairing:
+def _triplet(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
     loss = losses.TripletMarginLoss(margin=0.2, distance=euclidean(distance))
     return Pairing(one_triplet_per_anchor(distance), loss)
 
 
-def _multi_similarity(distance: Distance) -> Pairing:
-    if distance != "cosine":
-        raise UserError("The multi-similarity loss is defined on cosines; use distance cosine.")
+def _multi_similarity(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
+    _only_cosine("multi-similarity", distance)
     return Pairing(miners.MultiSimilarityMiner(epsilon=0.1), losses.MultiSimilarityLoss(2, 50, 0.5))
 
 
-TUPLE_LOSSES: Table[Callable[[Distance], Pairing]] = Table("loss")
+def _margin(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
+    _only_cosine("margin", distance)
+    loss = losses.MarginLoss(margin=0.2, beta=1.2, learn_beta=True, num_classes=classes)
+    return Pairing(miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4), loss, pace=50)
+
+
+def _proxy_anchor(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
+    _only_cosine("proxy-anchor", distance)
+    loss = losses.ProxyAnchorLoss(classes, dim, margin=0.1, alpha=32)
+    return Pairing(lambda vectors, labels: (), loss, pace=100)
+
+
+def _only_cosine(loss: str, distance: Distance) -> None:
+    if distance != "cosine":
+        raise UserError(f"The {loss} loss is defined on the unit sphere; use distance cosine.")
+
+
+class Make(Protocol):
+    """Makes a pairing for vectors of length `dim` and labels 0 to `classes` - 1."""
+
+    def __call__(self, distance: Distance, classes: int = 1, dim: int = 1) -> Pairing: ...
+
+
+TUPLE_LOSSES: Table[Make] = Table("loss")
 TUPLE_LOSSES.add("contrastive", _contrastive)
 TUPLE_LOSSES.add("triplet", _triplet)
 TUPLE_LOSSES.add("multi-similarity", _multi_similarity)
+TUPLE_LOSSES.add("margin", _margin)
+TUPLE_LOSSES.add("proxy-anchor", _proxy_anchor)
+
+
+def pairing_of_triplets(recipe: str, loss: str, distance: Distance) -> Pairing:
+    """The pairing of a loss that takes triplets; UserError for any other."""
+    if loss not in ("contrastive", "triplet"):
+        raise UserError(f"{recipe} takes the loss contrastive or triplet, not {loss!r}.")
+    return TUPLE_LOSSES[loss](distance)

@@ -1,17 +1,18 @@
 """The inner maximisation of robust training: one role of a triplet moves, the others are held fixed."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from attacks.ascend import ascend
 from attacks.budget import Budget
-from attacks.retrieval import Distance
-from attacks.searches import PGD
+from attacks.searches import Search
 from attacks.table import Table
 from attacks.victim import frozen
 from models.recipes.base import Step
-from models.recipes.pairing import Tuples, euclidean
+from models.recipes.pairing import Tuples
 
 Pairwise = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,23 +27,17 @@ GOALS.add("anchor", lambda d, z, anchor, positive, negative: d(z, positive) - d(
 
 
 def perturb(
-    role: str,
-    step: Step,
-    vectors: Tensor,
-    triplets: Tuples,
-    budget: Budget,
-    steps: int,
-    distance: Distance = "cosine",
+    role: str, step: Step, vectors: Tensor, triplets: Tuples, budget: Budget, search: Search, between: Any
 ) -> Tensor:
     """Perturbed copies (T,C,H,W) of the images that take `role` in `triplets`, three (T,) positions.
 
     `vectors` (B,D) are the clean embeddings of the batch; they do not move, so a copy's adversary
-    never reckons with another copy's. The model is in evaluation mode meanwhile.
+    never reckons with another copy's. `between` is a distance of pytorch-metric-learning. The model is
+    in evaluation mode meanwhile.
     """
     rows = triplets[PLACES[role]]
     if not len(rows):
         return step.images[:0]
-    between = euclidean(distance)
     fixed = [between.maybe_normalize(vectors[part]) for part in triplets]
 
     def loss(x: Tensor) -> Tensor:
@@ -50,9 +45,22 @@ def perturb(
         return GOALS[role](between.pairwise_distance, z, *fixed)
 
     with frozen(step.model):
-        return ascend(loss, step.images[rows], PGD(steps, stride=12 / steps), budget, seed=step.seed)
+        return ascend(loss, step.images[rows], search, budget, seed=step.seed)
 
 
-def grown(budget: Budget, share: float) -> Budget:
-    """The budget at a share of its radius, for a radius that warms up."""
-    return budget if share >= 1 else type(budget)(f"{budget.eps * share:.9f}")
+def augmented(
+    role: str, step: Step, triplets: Tuples, share: float, attack: Callable[[Tuples], Tensor]
+) -> tuple[Tensor, Tensor, Tuples]:
+    """Append copies that `attack` makes for a random `share` of the triplets, and let them take `role`.
+
+    Returns the images (B+A,C,H,W), their labels and the triplets, whose terms see one copy at most.
+    """
+    place, count = PLACES[role], len(step.images)
+    hit = torch.rand(len(triplets[place])).to(step.labels.device) < share
+    attacked = tuple(part[hit] for part in triplets)
+    moved = attack(attacked)
+    changed = list(triplets)
+    changed[place] = triplets[place].clone()
+    changed[place][hit] = count + torch.arange(len(moved), device=hit.device)
+    labels = torch.cat([step.labels, step.labels[attacked[place]]])
+    return torch.cat([step.images, moved]), labels, tuple(changed)

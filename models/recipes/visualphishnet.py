@@ -6,8 +6,9 @@ from typing import ClassVar
 from pytorch_metric_learning import losses, miners
 from torch import Tensor
 
+from attacks.errors import UserError
 from models.recipes.base import Recipe, Step
-from models.recipes.pairing import euclidean, random_triplets
+from models.recipes.pairing import Tuples, euclidean, random_triplets
 
 
 @dataclass(eq=False)
@@ -26,14 +27,18 @@ class VisualPhishNet(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        squared = euclidean("euclidean", power=2)
-        self._loss = losses.TripletMarginLoss(margin=self.margin, distance=squared)
-        self._hard = miners.TripletMarginMiner(margin=self.margin, type_of_triplets="all", distance=squared)
+        if self.margin <= 0 or not 0 <= self.easy <= 1:
+            raise UserError(f"{self.name} needs margin > 0 and easy from 0 to 1, a share of the training.")
+        self._between = euclidean("euclidean", power=2)
+        self._loss = losses.TripletMarginLoss(margin=self.margin, distance=self._between)
+        self._hard = miners.TripletMarginMiner(self.margin, type_of_triplets="all", distance=self._between)
+
+    def mine(self, vectors: Tensor, step: Step) -> Tuples:
+        """The triplets of this round."""
+        if step.done < self.easy:
+            return random_triplets(step.labels)
+        return tuple(self._hard(vectors.detach(), step.labels))
 
     def forward(self, step: Step) -> Tensor:
         vectors = step.embed(step.images)
-        if step.done < self.easy:
-            triplets = random_triplets(step.labels)
-        else:
-            triplets = self._hard(vectors.detach(), step.labels)
-        return self._loss(vectors, step.labels, triplets)
+        return self._loss(vectors, step.labels, self.mine(vectors, step))
