@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attacks.errors import UserError
 from models.checkpoints import Checkpoint
 from models.embedder import Embedder
+from models.renames import MEAN, STD
 
 # The last linear layer, as the code bases around us call it.
 HEADS = (
@@ -99,6 +100,7 @@ def adapt(
     Missing, unexpected and misshapen keys raise UserError; with `allow_partial` they become notes,
     as long as most of the trunk fits.
     """
+    _refuse_other_normalisation(checkpoint, module)
     fit = fitted(checkpoint.tensors, module)
     _refuse_stranger(fit, checkpoint, arch)
     if not allow_partial:
@@ -113,7 +115,8 @@ def adapt(
 
 def fitted(tensors: Mapping[str, Tensor], module: Embedder) -> Fit:
     """Match names: the trunk under whatever prefix holds most of it, the head under a known one."""
-    fit = Fit({}, dict(tensors), {k: tuple(v.shape) for k, v in module.state_dict().items()})
+    rest = {key: value for key, value in tensors.items() if key not in (MEAN, STD)}
+    fit = Fit({}, rest, {k: tuple(v.shape) for k, v in module.state_dict().items()})
     trunk = {key.removeprefix("trunk.") for key in fit.shapes if key.startswith("trunk.")}
     prefix = _prefix(tensors, trunk)
     for name in trunk & {key.removeprefix(prefix) for key in tensors if key.startswith(prefix)}:
@@ -162,6 +165,18 @@ def _drop_training(fit: Fit, prefix: str) -> None:
         del fit.rest[key]
     if names:
         fit.notes.append(f"left out {len(names)} of the training loss: {_listed(names)}")
+
+
+def _refuse_other_normalisation(checkpoint: Checkpoint, module: Embedder) -> None:
+    """A file that carries its mean and std must agree with ours, which alone is applied."""
+    for key, flag, ours in ((MEAN, "mean", module.preprocess.mean), (STD, "std", module.preprocess.std)):
+        theirs = checkpoint.tensors.get(key)
+        mine = ours.flatten()
+        if theirs is not None and (
+            theirs.numel() != mine.numel() or not torch.allclose(theirs, mine, atol=1e-4)
+        ):
+            listed = ",".join(f"{value:.4g}" for value in theirs.tolist())
+            raise UserError(f"{checkpoint.path}: it normalises with {flag} {listed}; pass --{flag} {listed}.")
 
 
 def _refuse_stranger(fit: Fit, checkpoint: Checkpoint, arch: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.errors import UserError
+from models import renames
 
 Raw = Mapping[str, Any]
 Tensors = dict[str, Tensor]
@@ -152,6 +153,24 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda raw: _any(raw, r"criterion\.") and _any(raw, r"(model|extractor)\."),
         lambda raw: _stripped(raw, r"^(model|extractor)\.(model\.)?"),
         "open-metric-learning: state_dict with model.model.* and criterion.weight",
+    ),
+    Layout(
+        "robustness",
+        lambda raw: _any(raw, r"attacker\.model\.") and _any(raw, r"model\."),
+        lambda raw: renames.from_robustness(state(raw)),
+        "MadryLab/robustness: model.*, attacker.model.*, normalizer.new_mean",
+    ),
+    Layout(
+        "normalised",
+        lambda raw: _any(raw, r"normalize\.mean$") and _any(raw, r"model\."),
+        lambda raw: renames.from_normalised(state(raw)),
+        "RobustBench: normalize.mean, normalize.std, model.*",
+    ),
+    Layout(
+        "clip",
+        lambda raw: _any(raw, r"visual\.class_embedding$"),
+        lambda raw: renames.from_clip(state(raw)),
+        "OpenAI's CLIP and open_clip: visual.*, of which the image tower is taken",
     ),
     Layout(
         "lightning",

@@ -53,15 +53,18 @@ class InputSpec(_Data):
 
 
 class WeightsSpec(_Data):
-    """Where the weights are: `file`, `url`, or `hub` with `filename`; all empty: nowhere.
+    """Where the weights are: `file`, `url`, `hub` or `get` with `filename`; all empty: nowhere.
 
-    `sha256` is of the file as stored. A url needs it; a hub file without it is taken as it comes,
-    and only the digest of the loaded tensors is recorded. `layout` "" is recognised by its keys.
+    `get` says in a sentence or two how a person obtains a file that no program may fetch; it is put
+    into the cache folder as `filename` (`models.weights.by_hand`). `sha256` is of the file as stored.
+    A url needs it; a hub file without it is taken as it comes, and only the digest of the loaded
+    tensors is recorded. `layout` "" is recognised by its keys.
     """
 
     file: str = ""
     url: Annotated[str, Field(pattern=r"^(https://\S+)?$")] = ""
     hub: Annotated[str, Field(pattern=r"^([\w.-]+/[\w.-]+)?$")] = ""
+    get: str = ""
     filename: str = ""
     revision: str = ""
     sha256: Hex = ""
@@ -69,16 +72,24 @@ class WeightsSpec(_Data):
 
     @model_validator(mode="after")
     def _one_source(self) -> "WeightsSpec":
-        if sum(map(bool, (self.file, self.url, self.hub))) > 1:
-            raise ValueError("give one of file, url and hub")
+        if sum(map(bool, (self.file, self.url, self.hub, self.get))) > 1:
+            raise ValueError("give one of file, url, hub and get")
         if self.url and not self.sha256:
             raise ValueError("a url needs its sha256")
-        if bool(self.hub) != bool(self.filename):
-            raise ValueError("hub (owner/repository) and filename go together")
+        if bool(self.hub or self.get) != bool(self.filename):
+            raise ValueError("hub (owner/repository) or get, and filename go together")
+        if self.get and not re.fullmatch(r"\w[\w.-]*", self.filename):
+            raise ValueError("a file to get by hand needs a plain filename, without folders")
         return self
 
     def __bool__(self) -> bool:
-        return bool(self.file or self.url or self.hub)
+        return bool(self.source)
+
+    @property
+    def source(self) -> str:
+        """Where they come from, in a word or two: "a file", "the hub", ...; "" from nowhere."""
+        kinds = {"a file": self.file, "a url": self.url, "the hub": self.hub, "by hand": self.get}
+        return next((kind for kind, given in kinds.items() if given), "")
 
 
 def _epsilon(value: Any) -> Any:

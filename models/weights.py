@@ -47,7 +47,27 @@ def fetch(weights: WeightsSpec, where: str, progress: Progress | None = None) ->
         return _downloaded(weights, where, progress)
     if weights.hub:
         return _from_hub(weights, where)
+    if weights.get:
+        return _by_hand(weights, where)
     raise UserError(f"{where}: has no weights of its own; pass the path of a checkpoint.")
+
+
+def by_hand(weights: WeightsSpec) -> Path:
+    """Where a file that a person has to fetch (`weights.get`) is looked for."""
+    return cache() / "by-hand" / weights.filename
+
+
+def _by_hand(weights: WeightsSpec, where: str) -> Path:
+    target = by_hand(weights)
+    if target.exists():
+        return _verified(target, weights.sha256, where)
+    # What `robustdml convert` makes of a file that the safe loader refuses.
+    converted = target.with_suffix(".safetensors")
+    if converted.exists():
+        return converted
+    raise UserError(
+        f"{where}: its weights cannot be fetched by a program. {weights.get} Put the file here: {target}"
+    )
 
 
 def _local(weights: WeightsSpec, where: str) -> Path:

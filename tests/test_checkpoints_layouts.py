@@ -124,6 +124,19 @@ def roth_file(module):
     }
 
 
+def robustness_file(module, mean=0.0, std=1.0):
+    """make_and_restore_model's checkpoint: the network twice, a normaliser before each."""
+    constants = {"new_mean": torch.full((3, 1, 1), mean), "new_std": torch.full((3, 1, 1), std)}
+    state = named("module.normalizer.", constants) | named("module.model.", bare(module))
+    state |= named("module.attacker.normalize.", constants) | named("module.attacker.model.", bare(module))
+    return {"model": OrderedDict(state), "epoch": 90, "schedule": {"step_size": 30}, "nat_prec1": 60.1}
+
+
+def normalised_file(module):
+    layer = {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}
+    return OrderedDict(named("normalize.", layer) | named("model.", bare(module)))
+
+
 # layout, what is inside the file
 FILES = {
     "robustdml": ("robustdml", lambda m: dict(m.state_dict())),
@@ -150,6 +163,9 @@ FILES = {
     "oml": ("oml", oml_file),
     "robrank": ("robrank", robrank_file),
     "lightning": ("lightning", lightning_file),
+    "robustness": ("robustness", robustness_file),
+    "normalised": ("normalised", normalised_file),
+    "normalised, DataParallel": ("normalised", lambda m: named("module.", normalised_file(m))),
 }
 
 
@@ -168,7 +184,7 @@ def test_layout_round_trip(case, tmp_path):
 
 
 def test_every_layout_of_the_table_has_a_file():
-    other = {"pml-pair", "visualphishnet"}  # tested below
+    other = {"pml-pair", "visualphishnet", "clip"}  # tested below
     assert {row.name for row in layouts.LAYOUTS} == {name for name, _ in FILES.values()} | other
 
 
@@ -245,6 +261,74 @@ def test_transformer_of_oml_under_dino_names(tmp_path):
     assert "criterion.weight" in notes[0]
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(source(x), target(x))
+
+
+def vit(pool="token", **sizes):
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 2, "num_heads": 2} | sizes
+    return VisionTransformer(global_pool=pool, **sizes)
+
+
+def test_published_weights_of_oml_hold_the_extractor_alone(tmp_path):
+    """OML strips one prefix that all keys share, so its published files have no criterion."""
+    source, target = (Embedder(spec("none", 12), Trunk(vit(num_classes=0), 12)).eval() for _ in range(2))
+    state = named("model.model.", parts(source)[0])
+    torch.save(lightning(state), tmp_path / "vits16_cars.ckpt")
+    adapt(checkpoints.read(tmp_path / "vits16_cars.ckpt"), target, "vit")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(source(x), target(x))
+
+
+def clip_tower(width=12, out=6, depth=2):
+    """The keys of CLIP's image tower (and one of its text tower), with random numbers."""
+    shapes = {"class_embedding": (width,), "positional_embedding": (5, width), "proj": (width, out)}
+    shapes |= {"conv1.weight": (width, 3, 16, 16)}
+    norms = ["ln_pre", "ln_post"]
+    for i in range(depth):
+        block = f"transformer.resblocks.{i}."
+        norms += [f"{block}ln_1", f"{block}ln_2"]
+        shapes |= {f"{block}attn.in_proj_weight": (3 * width, width)}
+        shapes |= {f"{block}attn.in_proj_bias": (3 * width,)}
+        for name, (rows, columns) in {
+            "attn.out_proj": (width, width),
+            "mlp.c_fc": (4 * width, width),
+            "mlp.c_proj": (width, 4 * width),
+        }.items():
+            shapes |= {f"{block}{name}.weight": (rows, columns), f"{block}{name}.bias": (rows,)}
+    shapes |= {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
+    tensors = {f"visual.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    return tensors | {"token_embedding.weight": torch.randn(7, width), "logit_scale": torch.tensor(4.6)}
+
+
+def test_clip_loads_as_timm_loads_it(tmp_path):
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    content = clip_tower()
+    theirs = vit(num_classes=6, pre_norm=True)
+    theirs.load_state_dict(checkpoint_filter_fn(dict(content), theirs))
+    target = Embedder(spec(), Trunk(vit(num_classes=0, pre_norm=True), 12, heads=("head",))).eval()
+    safetensors.torch.save_file(content, tmp_path / "open_clip_model.safetensors")
+    checkpoint = checkpoints.read(tmp_path / "open_clip_model.safetensors")
+    assert checkpoint.layout == "clip"
+    assert adapt(checkpoint, target, "vit") == ("the head head has no bias: taken as zero",)
+    x = torch.rand(2, 3, 32, 32)
+    expected = nn.functional.normalize(theirs.eval()(x), dim=1)
+    assert torch.allclose(target(x), expected, atol=1e-6)
+
+
+def test_a_normalisation_other_than_the_cards_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"normalises with mean 0\.5,0\.5,0\.5; pass --mean 0\.5,0\.5"):
+        adapt_file(robustness_file(mini(1), mean=0.5), mini(2), tmp_path)
+    with pytest.raises(UserError, match=r"with std 0\.25,0\.25,0\.25; pass --std"):
+        adapt_file(robustness_file(mini(1), std=0.25), mini(2), tmp_path, allow_partial=True)
+
+
+def test_a_network_that_differs_from_its_attackers_copy_is_refused(tmp_path):
+    content = robustness_file(mini(1))
+    content["model"]["module.attacker.model.fc.bias"] = torch.ones(DIM)
+    with pytest.raises(UserError, match=r"model\.fc\.bias and attacker\.model\.fc\.bias"):
+        adapt_file(content, mini(2), tmp_path)
 
 
 def test_a_layout_can_be_asked_for_and_must_exist(tmp_path):
