@@ -27,13 +27,29 @@ def store(spec: ModelSpec, weights: Mapping[str, Tensor], path: Path, base: Path
 def write_zoo(path: Path, specs: Sequence[ModelSpec], comment: str) -> None:
     """Write a zoo file, one [[model]] per specification; fields at their defaults are left out."""
     tables = [_table(spec) for spec in specs]
-    heading = "".join(f"# {line}\n" for line in comment.splitlines())
-    write_text(path, "\n".join([heading, *tables]))
+    write_text(path, "\n".join([_comment(comment), *tables]))
+
+
+def write_card(path: Path, spec: ModelSpec, made: Mapping[str, Any], comment: str) -> None:
+    """Write one model to a file of its own, with the table [made] that the zoo does not read."""
+    parts = [_comment(comment), _lines(_fields(spec)), "[made]\n" + _lines(made)]
+    write_text(path, "\n".join(parts))
 
 
 def _table(spec: ModelSpec) -> str:
-    fields = spec.model_dump(mode="json", exclude_defaults=True) | {"training": spec.training}
-    return "[[model]]\n" + "".join(f"{name} = {_value(value)}\n" for name, value in fields.items())
+    return "[[model]]\n" + _lines(_fields(spec))
+
+
+def _fields(spec: ModelSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_defaults=True) | {"training": spec.training}
+
+
+def _lines(fields: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {_value(value)}\n" for name, value in fields.items())
+
+
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in text.splitlines())
 
 
 def _value(value: Any) -> str:

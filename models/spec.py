@@ -180,7 +180,8 @@ def explain(error: ValidationError) -> str:
 def read_toml(path: Path) -> list[ModelSpec]:
     """The models of a TOML file: `[[model]]` entries, or a single model at the top level.
 
-    A relative `weights.file` is taken from the folder of the TOML file.
+    A relative `weights.file` is taken from the folder of the TOML file. The table [made] of a trained
+    model's card says how it came about, which is nothing to load.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -188,6 +189,7 @@ def read_toml(path: Path) -> list[ModelSpec]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not TOML ({error}).") from error
+    data.pop("made", None)
     entries = data["model"] if set(data) == {"model"} else [data]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: model: write each model as a [[model]] table.")

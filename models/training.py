@@ -84,7 +84,7 @@ def train(
     """Train `model` in place and leave it in evaluation mode with the chosen weights.
 
     `model` maps (B,C,H,W) float32 in [0, 1] to (B,D); `images` is a tensor (N,C,H,W), or anything that
-    is indexed by position and gives (C,H,W); `labels` (N,) int64. `augment` changes a batch of images;
+    is indexed by position and gives (C,H,W), several at once if it has `batch(positions)`; `labels` (N,) int64. `augment` changes a batch of images;
     it and `images` may draw from torch's own generator. `plain` is what validation sees instead of
     `images`, where those come in random crops. `folder` receives `snapshot.pt` after every epoch, from which
     the same call goes on, `metrics.csv` and `tensorboard/`. `origin` is whatever else a snapshot must share
@@ -295,6 +295,10 @@ class _Loop:
 def _fetch(images: Tensor | Images, positions: Sequence[int]) -> Tensor:
     if isinstance(images, Tensor):
         return images[list(positions)]
+    # Collections of files decode several at once.
+    together: Callable[[Sequence[int]], Sequence[Tensor]] | None = getattr(images, "batch", None)
+    if together is not None:
+        return torch.stack(list(together(positions)))
     return torch.stack([images[position] for position in positions])
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Transform:
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Return (C, H, W) uint8."""
-        image = _eight_bit(image).convert(self.mode)
+        image = eight_bit(image).convert(self.mode)
         image = self._crop(image) if self.crop else image.resize((self.side,) * 2, Image.Resampling.BILINEAR)
         values = np.asarray(image, dtype=np.uint8)
         if values.ndim == 2:
@@ -85,7 +85,7 @@ class Transform:
         return image.crop((left, top, left + self.side, top + self.side))
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """Bring 16-bit grey to 8 bits, which Pillow's own conversion would clip to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
@@ -95,8 +95,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
 
 
-def decode(path: Path, transform: Transform) -> npt.NDArray[np.uint8]:
-    """Read one file into (C, H, W) uint8; UserError names a file that is missing or damaged."""
+def decode(path: Path, transform: Callable[[Image.Image], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Read one file into (C, H, W) uint8, as `transform` makes it.
+
+    UserError names a file that is missing or damaged.
+    """
     try:
         with Image.open(io.BytesIO(_read(path))) as image:
             if image.width * image.height > PIXELS:
