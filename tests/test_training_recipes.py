@@ -1,12 +1,27 @@
 """Recipes: inner maximisations against hand-computed cases, losses by hand, names and errors."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from attacks.budget import L2, Linf
 from attacks.errors import UserError
-from models.recipes import RECIPES, Natural, Panum2021, Step, VisualPhishNet
+from models.recipes import (
+    ACT,
+    EST,
+    HM,
+    RECIPES,
+    Natural,
+    Panum2021,
+    Panum2021Naive,
+    Step,
+    VisualPhishNet,
+    VisualPhishNetAdv,
+)
+from models.recipes.mining import MINERS
 from models.recipes.pairing import TUPLE_LOSSES, euclidean, random_triplets
 from models.recipes.robust import grown, long_pgd
 from models.recipes.roles import perturb
@@ -31,6 +46,21 @@ class Scale(nn.Module):
 
     def forward(self, x):
         return 10 * x.flatten(1)
+
+
+class Watch(nn.Module):
+    """The pixels times `scale`; remembers the batches that it embedded in training mode."""
+
+    def __init__(self, scale=10):
+        super().__init__()
+        self.norm, self.scale, self.batches = nn.BatchNorm2d(1), scale, []
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        self.norm(x)
+        if self.training:
+            self.batches.append(x.detach().clone())
+        return self.gain * self.scale * x.flatten(1)
 
 
 # Anchor (.5, .5), positive (.6, .3), negative (.2, .9), radius .1: on the plain pixels the positive flees
@@ -145,6 +175,236 @@ def test_visualphishnet_counts_squared_distances_and_turns_to_hard_triplets():
     assert len(draws) > 1, "the first rounds draw triplets at random"
 
 
+def test_made_robust_visualphishnet_perturbs_anchors_by_one_step_up_the_squared_loss():
+    # Embeddings 5, 4 | 8: the slope of |a - p|^2 - |a - n|^2 is 2 (n - p) > 0 for both anchors.
+    recipe, model = VisualPhishNetAdv(eps="0.1", attack_rate=1.0), Watch()
+    radii = []
+    for draw in range(8):
+        torch.manual_seed(draw)
+        loss = recipe(step_of(pixels((0.5,), (0.4,), (0.8,)), [0, 0, 1], model)).item()
+        one, other = (model.batches[-1].flatten()[3:] - torch.tensor([0.5, 0.4])).tolist()
+        assert one == pytest.approx(other, abs=1e-6)
+        terms = [(1 + 10 * one) ** 2 - (3 - 10 * one) ** 2, (1 - 10 * one) ** 2 - (4 - 10 * one) ** 2]
+        terms = [term + 2.2 for term in terms if term + 2.2 > 0]
+        assert loss == pytest.approx(sum(terms) / max(1, len(terms)), abs=1e-3)
+        radii.append(one)
+    assert 0.03 <= min(radii) < max(radii) - 0.02 and max(radii) <= 0.1 + 1e-6
+
+
+def test_made_robust_visualphishnet_is_natural_until_its_last_rounds_and_moves_a_share_of_anchors():
+    images, labels = pixels((0.1,), (0.3,), (0.4,), (0.9,)), [0, 0, 1, 1]
+    for done in (0.1, 0.45):
+        step = step_of(images, labels, Scale(), done=done)
+        values = []
+        for recipe in (VisualPhishNet(), VisualPhishNetAdv()):
+            torch.manual_seed(0)
+            values.append(recipe(step).item())
+        assert values[0] == values[1]
+    model = Watch()
+    for _ in range(30):
+        VisualPhishNetAdv()(step_of(images, labels, model))
+    assert 30 < sum(len(batch) - 4 for batch in model.batches) < 90, "about half of 4 anchors"
+
+
+FAR = {"distance": "euclidean", "eps": "0.1", "warmup": 0.0}
+
+
+def test_the_naive_adversary_moves_both_ends_of_every_pair_at_once():
+    # Embeddings 3, 5 | 20, 21 in units of the radius; the classes are too far apart to count. The ends of
+    # each pair flee each other: 2, 6 | 19, 22. Where one end moves, as in `panum2021`, 3, 3, 2, 2.
+    step = step_of(pixels((0.03,), (0.05,), (0.2,), (0.21,)), [0, 0, 1, 1], Watch(100))
+    naive = Panum2021Naive(loss="contrastive", **{**FAR, "eps": "0.01"})
+    assert naive(step).item() == pytest.approx((4 + 3) / 2, abs=1e-4)
+    (batch,) = step.model.batches
+    assert torch.allclose(batch.flatten(), torch.tensor([0.02, 0.06, 0.19, 0.22]), atol=1e-6)
+    one_sided = Panum2021(loss="contrastive", **{**FAR, "eps": "0.01"})
+    assert one_sided(step).item() == pytest.approx((3 + 2) / 2, abs=1e-4)
+
+
+def test_est_shifts_each_image_as_far_as_its_own_embedding_goes():
+    class Slanted(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) @ torch.tensor([[1.0], [-2.0]])
+
+    recipe = EST(**FAR)
+    step = step_of(pixels((0.5, 0.5), (0.3, 0.6), (0.8, 0.2)), [0, 0, 1], Slanted())
+    clean = recipe.clean(step)
+    moved = recipe.attack(step, step.images, lambda vectors: recipe.gap(vectors, clean))
+    shift = (moved - step.images).flatten(1)
+    assert torch.allclose(shift.abs(), torch.tensor(0.1), atol=1e-6)
+    assert (shift[:, 0] == -shift[:, 1]).all() or torch.allclose(shift[:, 0], -shift[:, 1], atol=1e-6)
+
+
+def test_est_takes_the_loss_of_the_shifted_images():
+    step = step_of(pixels((0.1,), (0.3,), (0.7,), (0.9,)), [0, 0, 1, 1], Watch())
+    loss = EST(loss="contrastive", **{**FAR, "eps": "0.05"})(step).item()
+    (batch,) = step.model.batches
+    x = batch.flatten()
+    assert torch.allclose((x - step.images.flatten()).abs(), torch.tensor(0.05), atol=1e-6)
+    assert loss == pytest.approx(5 * float(x[1] - x[0] + x[3] - x[2]), abs=1e-4)
+
+
+def only(recipe, *positions):
+    """The recipe with one triplet, whatever the batch."""
+    recipe._mine = lambda vectors, labels: triplet(*positions)
+    return recipe
+
+
+def test_act_draws_positive_and_negative_together_and_leaves_the_anchor():
+    # 5 and 8 come to 6 and 7, whatever the anchor at 7.5, which is then 1.5 and 0.5 away.
+    step = step_of(pixels((0.75,), (0.5,), (0.8,)), [0, 0, 1], Watch())
+    assert only(ACT(**FAR), 0, 1, 2)(step).item() == pytest.approx(1.5 - 0.5 + 0.2, abs=1e-4)
+    (batch,) = step.model.batches
+    assert torch.allclose(batch.flatten(), torch.tensor([0.75, 0.5, 0.8, 0.6, 0.7]), atol=1e-6)
+
+
+def test_act_with_many_triplets_keeps_each_pair_together():
+    step = step_of(pixels((0.1,), (0.3,), (0.6,), (0.9,)), [0, 0, 1, 1], Watch())
+    recipe = ACT(source="random", **FAR)
+    torch.manual_seed(2)
+    _, positive, negative = recipe._mine(recipe.clean(step), step.labels)
+    torch.manual_seed(2)
+    recipe(step)
+    x = step.images.flatten()
+    toward = 0.1 * (x[negative] - x[positive]).sign()
+    moved = step.model.batches[0].flatten()[4:]
+    assert torch.allclose(moved, torch.cat([x[positive] + toward, x[negative] - toward]), atol=1e-6)
+
+
+def test_hm_stops_once_it_is_as_hard_as_the_loss_of_the_step_before_says():
+    # 3 | 5 | 8.75: hardness 2 - 3.75. A step of 0.2 moves all three and adds 0.8: -0.95, -0.15, 0.65.
+    # At first -0.2 is enough, two steps; their loss, 0.05, then asks for -0.05, three.
+    recipe = only(HM(steps=5, **FAR), 0, 1, 2)
+    step = step_of(pixels((0.5,), (0.3,), (0.875,)), [0, 0, 1], Watch())
+    assert recipe(step).item() == pytest.approx(0.05, abs=1e-4)
+    assert torch.allclose(step.model.batches[0].flatten(), torch.tensor([0.54, 0.26, 0.835]), atol=1e-5)
+    assert recipe.state_dict()["previous"].item() == pytest.approx(0.05, abs=1e-4), "a snapshot keeps it"
+    assert recipe(step).item() == pytest.approx(0.85, abs=1e-4)
+    recipe.prepare(torch.arange(2), 1)
+    assert recipe(step).item() == pytest.approx(0.05, abs=1e-4), "a new training begins anew"
+
+
+def test_hm_at_its_ends_is_min_max_and_regular_training():
+    # Anchor 5, positive 3, negative 9, all the way: 6, 2, 8, hardness 4 - 2.
+    step = step_of(pixels((0.5,), (0.3,), (0.9,)), [0, 0, 1], Watch())
+    hardest = only(HM(destination="max", **FAR), 0, 1, 2)
+    assert hardest(step).item() == pytest.approx(2.2, abs=1e-4)
+    regular = HM(source="random", destination="random", **FAR)
+    # One positive and one negative for either anchor: 2 - 4 and 2 - 6 are no loss, and nothing moves.
+    assert regular(step).item() == 0
+    assert torch.allclose(step.model.batches[-1].flatten(), step.images.flatten()[[0, 1, 1, 0, 2, 2]])
+
+
+def test_hm_intra_class_term_holds_the_moved_anchor_nearer_than_the_positive():
+    # Anchor 5, positive 4.9, negative 9 end at 6, 3.9, 8: hardness 0.1. The anchor has moved by 1, its
+    # positive was 0.1 away.
+    step = step_of(pixels((0.5,), (0.49,), (0.9,)), [0, 0, 1], Watch())
+    for weight in (0.0, 0.5, 2.0):
+        recipe = only(HM(destination="max", ics=weight, **FAR), 0, 1, 2)
+        assert recipe(step).item() == pytest.approx(0.1 + 0.2 + weight * 0.9, abs=1e-3)
+        assert recipe.previous.item() == pytest.approx(0.3, abs=1e-3), "the term does not count"
+
+
+def around(seed):
+    draw = torch.Generator().manual_seed(seed)
+    vectors = nn.functional.normalize(torch.randn(24, 3, generator=draw))
+    return vectors, torch.arange(6).repeat_interleave(4), torch.cdist(vectors, vectors)
+
+
+@pytest.mark.parametrize("name", ["random", "semihard", "softhard"])
+def test_miners_pick_what_their_name_says(name):
+    preferred = 0
+    for seed in range(5):
+        vectors, labels, gaps = around(seed)
+        anchors, positives, negatives = MINERS[name]("cosine")(vectors, labels)
+        assert anchors.tolist() == list(range(24))
+        for a, p, n in zip(anchors.tolist(), positives.tolist(), negatives.tolist(), strict=True):
+            assert a != p and labels[a] == labels[p] and labels[a] != labels[n]
+            others, own = gaps[a][labels != labels[a]], gaps[a][labels == labels[a]]
+            if name == "semihard" and ((others > gaps[a, p]) & (others < gaps[a, p] + 0.2)).any():
+                assert gaps[a, p] < gaps[a, n] < gaps[a, p] + 0.2
+                preferred += 1
+            if name == "softhard" and others.min() < own.max():
+                assert gaps[a, n] < own.max() and gaps[a, p] > others.min()
+                preferred += 1
+    assert preferred > 50 or name == "random"
+
+
+def test_an_anchor_without_a_positive_is_left_out():
+    anchors, *_ = MINERS["softhard"]("cosine")(torch.randn(5, 3), torch.tensor([0, 0, 1, 2, 2]))
+    assert anchors.tolist() == [0, 1, 3, 4]
+
+
+class Circle(nn.Module):
+    """One pixel is an angle: 1 is half a turn."""
+
+    def forward(self, x):
+        angle = torch.pi * x.flatten(1)
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def test_margin_learns_a_boundary_for_each_class():
+    # Anchor of class 8 at 0, positive at 10 degrees, negative at 60: 2 sin 5 and 2 sin 30 = 1 away.
+    recipe = Natural(loss="margin")
+    recipe.prepare(torch.tensor([3, 8, 9]), 2)
+    (beta,) = recipe.parameters()
+    assert beta.tolist() == pytest.approx([1.2] * 3) and recipe.pace == 50
+    beta.data = torch.tensor([0.0, 0.1, 0.0])
+    recipe._pairing = replace(recipe._pairing, mine=lambda vectors, labels: triplet(0, 1, 2))
+    loss = recipe(step_of(pixels((0.0,), (1 / 18,), (1 / 3,)), [8, 8, 3], Circle()))
+    assert loss.item() == pytest.approx(2 * math.sin(math.radians(5)) - 0.1 + 0.2, abs=1e-5)
+    loss.backward()
+    assert beta.grad.tolist() == pytest.approx([0, -1, 0])
+    beta.data = torch.tensor([0.0, 1.5, 0.0])
+    loss = recipe(step_of(pixels((0.0,), (1 / 18,), (1 / 3,)), [8, 8, 3], Circle()))
+    assert loss.item() == pytest.approx(1.5 - 1 + 0.2, abs=1e-5)
+
+
+def test_proxy_anchor_follows_its_formula():
+    recipe = Natural(loss="proxy-anchor")
+    recipe.prepare(torch.tensor([2, 5, 7]), 2)
+    (proxies,) = recipe.parameters()
+    assert proxies.shape == (3, 2) and recipe.pace == 100
+    angles, labels = [0.1, 0.15, 0.3, 0.35], [5, 5, 7, 7]
+    loss = recipe(step_of(pixels(*((angle,) for angle in angles)), labels, Circle())).item()
+    near, far = [], []
+    for own, proxy in zip([2, 5, 7], proxies.detach(), strict=True):
+        ways = [torch.tensor([math.cos(math.pi * angle), math.sin(math.pi * angle)]) for angle in angles]
+        close = [float(way @ proxy / proxy.norm()) for way in ways]
+        pull = [math.exp(-32 * (c - 0.1)) for c, label in zip(close, labels, strict=True) if label == own]
+        push = [math.exp(32 * (c + 0.1)) for c, label in zip(close, labels, strict=True) if label != own]
+        near += [math.log(1 + sum(pull))] if pull else []
+        far.append(math.log(1 + sum(push)))
+    assert loss == pytest.approx(sum(near) / 2 + sum(far) / 3, rel=1e-4)
+
+
+ADVERSE = {name: kind for name, kind in RECIPES.items() if kind().budget is not None}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ADVERSE)
+def test_every_adversary_keeps_its_budget_and_leaves_the_model_alone(name, norm):
+    draw = torch.Generator().manual_seed(1)
+    images = torch.rand(8, 1, 3, 3, generator=draw)
+    extra = {} if name == "visualphishnet-adv" else {"warmup": 0.5}
+    extra |= {"destination": "max"} if name == "hm" else {}
+    for done, share in ((0.99, 1.0), (0.25, 0.5)):
+        recipe, model = ADVERSE[name](eps="0.04", norm=norm, **extra), Watch(3)
+        if not extra and share < 1:
+            continue
+        step = step_of(images.tolist(), [0, 0, 1, 1, 2, 2, 3, 3], model, done=done)
+        loss = recipe(step)
+        loss.backward()
+        (batch,) = model.batches
+        sizes = [recipe.budget.size(batch, image.expand_as(batch)) for image in images]
+        nearest = torch.stack(sizes).amin(0)
+        assert nearest.max() <= 0.04 * share * (1 + 1e-4)
+        assert nearest.max() >= 0.04 * share * (0.29 if not extra else 0.5), "it does move"
+        assert batch.min() >= 0 and batch.max() <= 1 and torch.equal(step.images, images)
+        assert model.norm.num_batches_tracked == 1 and model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_radius_warms_up():
     assert grown(Linf("0.1"), 0.25).eps == pytest.approx(0.025)
     assert grown(Linf("0.1"), 7.0) == Linf("0.1")
@@ -172,7 +432,23 @@ def test_recipes_describe_all_their_parameters():
         (lambda: Panum2021(role="anchr"), "did you mean anchor"),
         (lambda: Natural(loss="tripplet"), "did you mean triplet"),
         (lambda: Natural(loss="multi-similarity", distance="euclidean"), "distance cosine"),
+        (lambda: Natural(loss="margin", distance="euclidean"), "distance cosine"),
+        (lambda: Natural(loss="proxy-anchor", distance="euclidean"), "distance cosine"),
         (lambda: RECIPES["panum"], "did you mean panum2021"),
+        (lambda: Panum2021Naive(loss="margin"), "panum2021-naive takes the loss contrastive or triplet"),
+        (lambda: EST(loss="proxy-anchor"), "est takes the loss contrastive or triplet"),
+        (lambda: EST(norm="l3"), "did you mean l2"),
+        (lambda: EST(eps="none"), "'none' is no radius"),
+        (lambda: ACT(source="softhrd"), "did you mean softhard"),
+        (lambda: ACT(steps=0), "recipe act needs steps >= 1"),
+        (lambda: Panum2021(warmup=1.5), "a warmup from 0 to 1"),
+        (lambda: Panum2021(attack_rate=2), "attack_rate from 0 to 1"),
+        (lambda: HM(destination="lag"), "did you mean lga"),
+        (lambda: HM(ics=-1), "an ics >= 0"),
+        (lambda: HM(margin=0), "a margin > 0"),
+        (lambda: VisualPhishNet(easy=2), "easy from 0 to 1"),
+        (lambda: VisualPhishNetAdv(tune=0.1), "a tune from easy"),
+        (lambda: VisualPhishNetAdv(attack_rate=-1), "attack_rate from 0 to 1"),
     ],
 )
 def test_wrong_names_are_answered(make, said):

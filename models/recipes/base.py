@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from attacks.budget import Budget
+from attacks.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Recipe(nn.Module, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
+
+    def need(self, fine: bool, what: str) -> None:
+        """UserError that names the recipe and `what` it needs, unless that is `fine`."""
+        if not fine:
+            raise UserError(f"The recipe {self.name} needs {what}.")
 
     def prepare(self, classes: Tensor, dim: int) -> None:
         """Make what the loss learns, before the optimiser is made and a snapshot is loaded.

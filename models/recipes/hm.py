@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn, relu
 
 from attacks.searches import Momentum
 from models.recipes.base import Step
@@ -17,13 +17,13 @@ from models.recipes.robust import Robust
 class HM(Robust):
     """The three images of a triplet move until it is as hard as `destination`, and no further.
 
-    Hardness is the distance to the positive less that to the negative. `source` mines the triplets;
-    `destination`: lga (minus the margin at first, up to 0 as the loss of the step before falls to 0), the
-    hardness of a clean triplet of the same anchor (random, semihard, softhard), or max, which is
-    min-max training. `ics` weighs the intra-class term: a clean anchor is to be nearer to its moved copy
-    than to its positive (0: none; the paper has 0.5). As in the paper: `steps` of eps / steps from the
-    clean image, no warm-up, means over all triplets; raising min(hardness, destination) by such steps is
-    lowering its squared hinge. Chosen: clean images of the intra-class term share the moved ones' BatchNorm.
+    Hardness is the distance to the positive less that to the negative. `source` mines the triplets.
+    `destination`: lga (from minus the margin up to 0, as the loss of the step before falls to 0), a clean
+    triplet of the same anchor (random, semihard, softhard), or max (min-max). `ics` weighs the term by which
+    a clean anchor is to be nearer to its moved copy than to its positive (0: none; the paper has 0.5).
+    As in the paper: steps of eps / `steps` from the clean image, no warm-up, means over all triplets.
+    Chosen: that term's clean images share the moved ones' BatchNorm; the adversary's hinge is not
+    squared, which changes no such step.
     """
 
     steps: int = 8
@@ -36,28 +36,27 @@ class HM(Robust):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.need(self.ics >= 0 and self.margin > 0, "an ics >= 0 and a margin > 0")
         self._mine, self._wanted = MINERS[self.source](self.distance), DESTINATIONS[self.destination]
-        self.previous: Tensor
-        self.register_buffer("previous", torch.tensor(self.margin))
+        self.previous = nn.Buffer(torch.tensor(self.margin))
 
     def prepare(self, classes: Tensor, dim: int) -> None:
         self.previous.fill_(self.margin)
 
     def forward(self, step: Step) -> Tensor:
-        clean, whole = self.clean(step), len(step.images) if self.ics else 0
-        triplets = self._mine(clean, step.labels)
+        triplets = self._mine(clean := self.clean(step), step.labels)
         cap = self._wanted(self, clean, step.labels, self.previous.clamp_max(self.margin))
-        moved = self.attack(
-            step,
-            step.images[torch.cat(triplets)],
-            lambda vectors: torch.minimum(self.hardness(*vectors.chunk(3)), cap).repeat(3),
-            Momentum(self.steps, stride=1.0, decay=0.0),
-        )
-        vectors = self.unit(step.embed(torch.cat([step.images[:whole], moved])))
-        corners = vectors[whole:].chunk(3)
-        loss = (self.hardness(*corners) + self.margin).clamp_min(0).mean()
+
+        def short(vectors: Tensor) -> Tensor:
+            return -relu(cap - self.hardness(*vectors.chunk(3))).repeat(3)
+
+        search = Momentum(self.steps, stride=1.0, decay=0.0)
+        moved = self.attack(step, step.images[torch.cat(triplets)], short, search)
+        joint = torch.cat([moved, step.images]) if self.ics else moved
+        vectors, batch = self.unit(step.embed(joint)).split_with_sizes([len(moved), len(joint) - len(moved)])
+        loss = (self.hardness(*vectors.chunk(3)) + self.margin).clamp_min(0).mean()
         self.previous.copy_(loss.detach())
-        if not self.ics:
-            return loss
-        within = self.hardness(vectors[triplets[0]], corners[0], vectors[triplets[1]])
-        return loss + self.ics * within.clamp_min(0).mean()
+        if self.ics:
+            within = self.hardness(batch[triplets[0]], vectors.chunk(3)[0], batch[triplets[1]])
+            loss = loss + self.ics * within.clamp_min(0).mean()
+        return loss

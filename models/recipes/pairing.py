@@ -33,6 +33,12 @@ def euclidean(distance: Distance, power: int = 1) -> Any:
     return distances.LpDistance(normalize_embeddings=distance == "cosine", power=power)
 
 
+def gap(between: Any, one: Tensor, other: Tensor) -> Tensor:
+    """The distances (T,) of rows of two (T,D), normalised already where `between` normalises."""
+    # The library raises a matrix of distances to the power, but not these.
+    return torch.as_tensor(between.pairwise_distance(one, other)) ** between.power
+
+
 def one_triplet_per_anchor(distance: Distance) -> Callable[[Tensor, Tensor], Tuples]:
     """Distance-weighted negatives (Wu et al. 2017, arXiv 1706.07567), a random positive.
 

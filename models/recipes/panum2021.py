@@ -30,6 +30,7 @@ class Panum2021(Robust):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.need(0 <= self.attack_rate <= 1, "an attack_rate from 0 to 1")
         self._pairing, _ = pairing_of_triplets(self.name, self.loss, self.distance), GOALS[self.role]
 
     def forward(self, step: Step) -> Tensor:

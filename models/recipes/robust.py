@@ -8,12 +8,11 @@ from torch import Tensor
 
 from attacks.ascend import ascend
 from attacks.budget import NORMS, Budget
-from attacks.errors import UserError
 from attacks.retrieval import Distance
 from attacks.searches import PGD, Search
 from attacks.victim import frozen
 from models.recipes.base import Recipe, Step
-from models.recipes.pairing import euclidean
+from models.recipes.pairing import euclidean, gap
 
 
 @dataclass(eq=False)
@@ -34,10 +33,8 @@ class Robust(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.budget.eps or self.steps < 1 or not 0 <= self.warmup <= 1:
-            raise UserError(
-                f"{self.name} needs steps >= 1 and warmup from 0 to 1, not {self.steps} and {self.warmup}."
-            )
+        self.need(self.budget.eps > 0 and self.steps >= 1, "steps >= 1")
+        self.need(0 <= self.warmup <= 1, "a warmup from 0 to 1, a share of the training")
         self._between = euclidean(self.distance)
 
     @property
@@ -59,7 +56,7 @@ class Robust(Recipe):
 
     def gap(self, one: Tensor, other: Tensor) -> Tensor:
         """The distances (T,) of two sets of vectors (T,D) that `unit` has seen."""
-        return self._between.pairwise_distance(one, other)
+        return gap(self._between, one, other)
 
     def hardness(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """By how much each positive is further away than the negative: (T,)."""

@@ -1,6 +1,7 @@
 """The inner maximisation of robust training: one role of a triplet moves, the others are held fixed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from attacks.searches import Search
 from attacks.table import Table
 from attacks.victim import frozen
 from models.recipes.base import Step
-from models.recipes.pairing import Tuples
+from models.recipes.pairing import Tuples, gap
 
 Pairwise = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,7 +43,7 @@ def perturb(
 
     def loss(x: Tensor) -> Tensor:
         z = between.maybe_normalize(step.embed(x))
-        return GOALS[role](between.pairwise_distance, z, *fixed)
+        return GOALS[role](partial(gap, between), z, *fixed)
 
     with frozen(step.model):
         return ascend(loss, step.images[rows], search, budget, seed=step.seed)

@@ -6,7 +6,6 @@ from typing import ClassVar
 from pytorch_metric_learning import losses, miners
 from torch import Tensor
 
-from attacks.errors import UserError
 from models.recipes.base import Recipe, Step
 from models.recipes.pairing import Tuples, euclidean, random_triplets
 
@@ -27,8 +26,8 @@ class VisualPhishNet(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.margin <= 0 or not 0 <= self.easy <= 1:
-            raise UserError(f"{self.name} needs margin > 0 and easy from 0 to 1, a share of the training.")
+        self.need(self.margin > 0, "a margin > 0")
+        self.need(0 <= self.easy <= 1, "an easy from 0 to 1, a share of the training")
         self._between = euclidean("euclidean", power=2)
         self._loss = losses.TripletMarginLoss(margin=self.margin, distance=self._between)
         self._hard = miners.TripletMarginMiner(self.margin, type_of_triplets="all", distance=self._between)

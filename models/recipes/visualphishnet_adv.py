@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from attacks.budget import NORMS, Budget
-from attacks.errors import UserError
 from attacks.searches import FGSM
 from attacks.victim import frozen
 from models.recipes.base import Step
@@ -37,8 +36,9 @@ class VisualPhishNetAdv(VisualPhishNet):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.budget.eps or self.steps < 1 or not self.easy <= self.tune <= 1:
-            raise UserError(f"{self.name} needs steps >= 1 and tune from easy ({self.easy}) to 1.")
+        self.need(self.budget.eps > 0 and self.steps >= 1, "steps >= 1")
+        self.need(0 <= self.attack_rate <= 1, "an attack_rate from 0 to 1")
+        self.need(self.easy <= self.tune <= 1, "a tune from easy to 1, shares of the training")
 
     @property
     def budget(self) -> Budget:
