@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[1]
 FILE = ZOO / "glyphs.toml"
 COMMENT = "Small models trained on the embedded glyphs dataset; written by examples/make_bundled.py."
 
-GLYPHS: dict[str, Any] = {"trained_on": "glyphs", "licence": "Apache-2.0", "input": InputSpec(channels=1)}
+GLYPHS: dict[str, Any] = {
+    **{"trained_on": "glyphs", "saw_test_classes": "no", "licence": "Apache-2.0"},
+    "input": InputSpec(channels=1),
+}
 CONVNET: dict[str, Any] = {"arch": "convnet", "dim": 64, **GLYPHS}
 # The sibling of a robust model is trained for as long, on the same batches.
 LENGTH = Settings(epochs=30, rate=3e-3, amp=True)

@@ -171,6 +171,43 @@ def test_the_hub_out_of_reach(monkeypatch):
         registry.load(with_weights(hub="a/b", filename="c"))
 
 
+BY_HAND = {"get": "Ask the authors, at their page.", "filename": "tiny.ckpt"}
+
+
+def test_weights_to_get_by_hand_say_how_and_where(stored):
+    card = with_weights(**BY_HAND)
+    place = weights.by_hand(card.weights)
+    assert place == weights.cache() / "by-hand" / "tiny.ckpt" and card.weights.source == "by hand"
+    with pytest.raises(UserError) as error:
+        registry.load(card)
+    assert str(error.value) == (
+        "tiny: its weights cannot be fetched by a program. Ask the authors, at their page. "
+        f"Put the file here: {place}"
+    )
+    place.parent.mkdir(parents=True)
+    place.write_bytes(stored[1].read_bytes())
+    assert registry.load(card).digest == registry.load(CARD, stored[1]).digest
+    with pytest.raises(UserError, match="not the bbbb"):
+        registry.load(with_weights(**BY_HAND, sha256="b" * 64))
+
+
+def test_weights_by_hand_may_have_been_converted(stored):
+    """A file of the safe loader's refusal sends the user to `robustdml convert`, beside the old one."""
+    card = with_weights(**BY_HAND)
+    place = weights.by_hand(card.weights)
+    place.parent.mkdir(parents=True)
+    place.with_suffix(".safetensors").write_bytes(stored[1].read_bytes())
+    assert registry.load(card).digest == registry.load(CARD, stored[1]).digest
+
+
+def test_a_page_saved_as_weights_by_hand_is_named(stored):
+    place = weights.by_hand(with_weights(**BY_HAND).weights)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"<!DOCTYPE html><html>Virus scan warning</html>")
+    with pytest.raises(UserError, match="is an HTML page"):
+        registry.load(with_weights(**BY_HAND))
+
+
 def test_code_is_refused_outside_its_child(tmp_path):
     (tmp_path / "net.py").write_text("raise SystemExit('it ran')")
     card = ModelSpec(name="x", arch="external", dim=4, head="none")

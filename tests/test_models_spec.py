@@ -43,6 +43,13 @@ WRONG = {
     "plain http": ({"weights": {"url": "http://x.org/a", "sha256": SHA}}, "weights.url"),
     "short sha": ({"weights": {"url": "https://x.org/a", "sha256": "abc"}}, "weights.sha256"),
     "hub without file": ({"weights": {"hub": "a/b"}}, "weights"),
+    "by hand without file": ({"weights": {"get": "Ask."}}, "weights"),
+    "by hand, elsewhere": ({"weights": {"get": "Ask.", "filename": "../a.pt"}}, "weights"),
+    "by hand and hub": ({"weights": {"get": "Ask.", "hub": "a/b", "filename": "c"}}, "weights"),
+    "saw, no answer": ({"saw_test_classes": "perhaps"}, "saw_test_classes"),
+    "saw, no answer for one": ({"saw_test_classes": {"cub200": "perhaps"}}, "saw_test_classes"),
+    "negative time": ({"train_seconds": -1.0}, "train_seconds"),
+    "validation as text": ({"validation": {"clean": "0.9"}}, "validation"),
 }
 
 
