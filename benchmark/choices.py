@@ -24,13 +24,21 @@ def choose(
     KEY=VALUE of any field. UserError, with "did you mean", for a name or value that neither knows.
     """
     kind = RECIPES[recipe]
-    mine: Values = {name: value for name, value in parameters.items() if value is not None}
-    ours: Values = {name: value for name, value in settings.items() if value is not None}
-    for name in mine:
-        _require(name, kind, f"parameter of {recipe}")
+    mine = _given(parameters, kind, recipe)
+    ours = _given(settings, Settings, "the training")
     for word in words:
         _set(word, kind, mine, ours)
     return kind(**mine), Settings(**ours)
+
+
+def _given(options: Mapping[str, Any], owner: type[Any], who: str) -> Values:
+    """The options that were given, checked against the fields of `owner`."""
+    values = {name: value for name, value in options.items() if value is not None}
+    for name, value in values.items():
+        _require(name, owner, f"parameter of {who}")
+        if isinstance(value, str):
+            values[name] = _value(f"--{name}", value, fields_of(owner)[name])
+    return values
 
 
 def _set(word: str, kind: type[Recipe], mine: Values, ours: Values) -> None:
@@ -49,12 +57,12 @@ def _set(word: str, kind: type[Recipe], mine: Values, ours: Values) -> None:
             f"{TRAINING}{name}."
         )
     if not wanted:
-        raise UserError("--set: " + unknown("parameter", key, [*fields_of(kind), *fields_of(Settings)]))
+        raise UserError("--set: " + unknown("parameter", key, list(fields_of(kind) | fields_of(Settings))))
     owner, values = sides[wanted[0]]
     _require(name, owner, "parameter of " + (kind.name if owner is kind else "the training"))
     if name in values:
         raise UserError(f"--set {key}: {name} is given twice; give it once.")
-    values[name] = _value(name, text, fields_of(owner)[name])
+    values[name] = _value(f"--set {name}", text, fields_of(owner)[name])
 
 
 def fields_of(owner: type[Any]) -> dict[str, Any]:
@@ -68,19 +76,19 @@ def _require(name: str, owner: type[Any], what: str) -> None:
         raise UserError(unknown(what, name, list(fields_of(owner))))
 
 
-def _value(name: str, text: str, kind: Any) -> Any:
+def _value(where: str, text: str, kind: Any) -> Any:
     """`text` as the type of the field."""
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
-            raise UserError(f"--set {name}: " + unknown("value", text, list(get_args(kind))))
+            raise UserError(f"{where}: " + unknown("value", text, list(get_args(kind))))
         return text
     if kind is bool:
         answers = {"true": True, "false": False}
         if text.lower() not in answers:
-            raise UserError(f"--set {name}: write true or false, not {text!r}.")
+            raise UserError(f"{where}: write true or false, not {text!r}.")
         return answers[text.lower()]
     try:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"--set {name}: write {wanted}, not {text!r}.") from None
+        raise UserError(f"{where}: write {wanted}, not {text!r}.") from None

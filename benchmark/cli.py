@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from benchmark.commands import board, check_attack, compare, data, demo, listing, run, submit, tools
+from benchmark.commands import board, check_attack, compare, data, demo, listing, run, submit, tools, train
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("submit")(submit.submit)
 app.command("run")(run.run)
+app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)
 app.command("compare")(compare.compare)
 app.command("check-attack")(check_attack.check_attack)
@@ -59,7 +60,7 @@ def _run(arguments: list[str] | None) -> int:
             _say(f"Error: {said}" if said.endswith((".", "?", "!")) else f"Error: {said}.")
         return 2
     if code == INTERRUPTED:
-        _say("Interrupted. Finished shards are kept; the same command goes on from there.")
+        _say("Interrupted. What is finished is kept; the same command goes on from there.")
     return code if isinstance(code, int) else 0
 
 

@@ -12,7 +12,7 @@ from attacks.table import unknown
 from benchmark.scoring import Tick, quiet
 from leaderboard.records import write_atomic
 from models.registry import MODELS
-from models.spec import ModelSpec
+from models.spec import ModelSpec, read_toml
 
 if TYPE_CHECKING:
     from benchmark.candidate import Candidate
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def find_model(name: str, results: Path) -> Callable[[], "Candidate"]:
-    """A loader for a model of the zoo, or one that was submitted to this results folder."""
+    """A loader for a model of the zoo, one submitted to this results folder, or a card's (its path)."""
+    if name.endswith(".toml"):
+        return _loader_of_card(Path(name), results)
     submitted = results / "models" / f"{name}.json"
     if name not in MODELS and not submitted.exists():
         known = [*MODELS, *(path.stem for path in (results / "models").glob("*.json"))]
@@ -36,6 +38,29 @@ def find_model(name: str, results: Path) -> Callable[[], "Candidate"]:
     return load
 
 
+def _loader_of_card(path: Path, results: Path) -> Callable[[], "Candidate"]:
+    spec = read_card(path)
+
+    def load() -> "Candidate":
+        from benchmark.candidate import Candidate
+        from models import registry
+
+        model = registry.load(spec)
+        if spec.name not in MODELS:
+            save_submitted(results, spec)  # known by its name from now on
+        return Candidate.of_model(model)
+
+    return load
+
+
+def read_card(path: Path) -> ModelSpec:
+    """The one model of a TOML file, as `robustdml train` writes it; UserError for none or several."""
+    specs = read_toml(path.resolve())
+    if len(specs) != 1:
+        raise UserError(f"{path} describes {len(specs)} models; give a file of one, such as a card.toml.")
+    return specs[0]
+
+
 def save_submitted(results: Path, spec: ModelSpec) -> None:
     """Remember a submitted model, so that `run` and `compare` can name it later."""
     write_atomic(results / "models" / f"{spec.name}.json", (spec.model_dump_json(indent=1) + "\n").encode())
@@ -47,6 +72,15 @@ def read_submitted(path: Path) -> ModelSpec:
         return ModelSpec.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a submitted model's record; submit the checkpoint again.") from error
+
+
+def find_training(name: str, root: Path | None, side: int = 224, tick: Tick = quiet) -> "RetrievalTask":
+    """The training half of a data set, as `find_task` finds the test half."""
+    from benchmark.datasets import load_task
+
+    task = load_task(name, root, split="train", side=side)
+    task.hash_content(lambda done, total: tick(f"read {task.name}", done, total))
+    return task
 
 
 def find_task(name: str, root: Path | None, side: int = 224, tick: Tick = quiet) -> "RetrievalTask":

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
-from benchmark.sources import find_task, save_submitted
+from benchmark.sources import find_task, read_card, save_submitted
 from benchmark.tasks import RetrievalTask
 from models import registry
 from models.families import FAMILIES
@@ -44,15 +44,9 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
     """The specification that the flags describe; UserError names the flag that is missing or wrong."""
     if checkpoint is None and not given["code"]:
         raise UserError("There is nothing to score; give a checkpoint file, or --code FILE.py:build.")
-    if not given["name"]:
-        raise UserError("The submission has no name; pass --name NAME.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given["name"]):
-        raise UserError(
-            f"--name {given['name']!r} cannot name a row; use letters, digits, dots, dashes and underscores, "
-            "a letter or digit first."
-        )
-    if given["name"] in registry.MODELS:
-        raise UserError(f"The name {given['name']!r} is taken by a model of the zoo; pass another --name.")
+    if is_card(checkpoint):
+        return _spec_of_card(checkpoint, given)
+    _require_name(given["name"])
     external = bool(given["code"]) or (
         checkpoint is not None and not given["arch"] and _is_program(checkpoint)
     )
@@ -64,12 +58,12 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
         return ModelSpec(
             arch=arch,
             head="none" if external else given["head"],
-            options=dict(_option(text) for text in given["option"]),
+            options=dict(arch_option(text) for text in given["option"]),
             input=InputSpec(
                 channels=channels,
                 size=given["size"],
-                mean=_per_channel("mean", given["mean"]),
-                std=_per_channel("std", given["std"]),
+                mean=per_channel("mean", given["mean"]),
+                std=per_channel("std", given["std"]),
                 bgr=given["bgr"],
                 interpolation=given["interpolation"],
             ),
@@ -79,6 +73,42 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
     except ValidationError as error:
         said = explain(error)
         raise UserError("--" + said.replace("_", "-", 1) if error.errors()[0]["loc"] else said) from error
+
+
+# What a card says by itself: the flags, and what they are when left out.
+_NETWORK: dict[str, Any] = {
+    **{"arch": "", "dim": None, "head": "linear", "distance": "cosine", "l2norm": False, "option": []},
+    **{"mean": "", "std": "", "bgr": False, "size": None, "interpolation": "bilinear", "channels": None},
+    **{"layout": "", "code": "", "training": "natural", "loss": "", "trained_on": "", "defence_eps": ""},
+}
+_ROW = ("name", "title", "sibling", "paper", "licence", "notes")
+
+
+def is_card(checkpoint: Path | None) -> TypeGuard[Path]:
+    """Whether this is no checkpoint but the TOML that describes one (`robustdml train` writes it)."""
+    return checkpoint is not None and checkpoint.suffix == ".toml"
+
+
+def _spec_of_card(path: Path, given: dict[str, Any]) -> ModelSpec:
+    """What the card says; flags may still name the row and say more of it."""
+    for flag, left_out in _NETWORK.items():
+        if given[flag] != left_out:
+            raise UserError(f"{path} says what the model is; leave out --{flag.replace('_', '-')}.")
+    spec = read_card(path).model_copy(update={field: given[field] for field in _ROW if given[field]})
+    _require_name(spec.name)
+    return spec
+
+
+def _require_name(name: str) -> None:
+    if not name:
+        raise UserError("The submission has no name; pass --name NAME.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"--name {name!r} cannot name a row; use letters, digits, dots, dashes and underscores, "
+            "a letter or digit first."
+        )
+    if name in registry.MODELS:
+        raise UserError(f"The name {name!r} is taken by a model of the zoo; pass another --name.")
 
 
 _PLAIN = (
@@ -115,7 +145,8 @@ def _channels(arch: str, task_options: tuple[str, Path | None, int]) -> int:
     return find_task(name, root, side).shape[0]
 
 
-def _per_channel(flag: str, text: str) -> tuple[float, ...]:
+def per_channel(flag: str, text: str) -> tuple[float, ...]:
+    """The numbers of --mean or --std; "imagenet" stands for the usual ones."""
     if text == "imagenet":
         return _IMAGENET[flag]
     try:
@@ -126,7 +157,8 @@ def _per_channel(flag: str, text: str) -> tuple[float, ...]:
         ) from None
 
 
-def _option(text: str) -> tuple[str, Option]:
+def arch_option(text: str) -> tuple[str, Option]:
+    """NAME=VALUE as the name and what the value is: a truth, a number or text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--option {text!r} is not NAME=VALUE.")
@@ -193,7 +225,7 @@ def score(
 def _remember(submission: Submission, results: Path) -> int:
     """Keep what loads again by itself: `run` and `compare` then know it by name."""
     external = submission.spec.arch == "external"
-    if submission.checkpoint is not None and not external and not submission.allow_partial:
+    if submission.spec.weights and not external and not submission.allow_partial:
         save_submitted(results, submission.spec)
     return 0
 

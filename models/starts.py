@@ -24,6 +24,11 @@ class Start:
     checkpoint: Path | None = None
     pretrained: bool = False
 
+    @property
+    def random(self) -> bool:
+        """Whether nothing was seen before."""
+        return self.checkpoint is None and not self.pretrained
+
     def describe(self) -> str:
         """The start in words, with the digest of a file: what a card records."""
         if self.checkpoint is not None:

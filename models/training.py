@@ -84,13 +84,14 @@ def train(
     """Train `model` in place and leave it in evaluation mode with the chosen weights.
 
     `model` maps (B,C,H,W) float32 in [0, 1] to (B,D); `images` is a tensor (N,C,H,W), or anything that
-    is indexed by position and gives (C,H,W), several at once if it has `batch(positions)`; `labels` (N,) int64. `augment` changes a batch of images;
-    it and `images` may draw from torch's own generator. `plain` is what validation sees instead of
-    `images`, where those come in random crops. `folder` receives `snapshot.pt` after every epoch, from which
-    the same call goes on, `metrics.csv` and `tensorboard/`. `origin` is whatever else a snapshot must share
-    with the training that goes on from it (the data's digest, the augmentation). `before` is told what it
-    will take; to know that, two steps are made on a copy. Raises UserError for settings that do not fit the
-    data, a snapshot of another training, and a loss that is no number.
+    is indexed by position and gives (C,H,W), several at once if it has `batch(positions)`; `labels` (N,)
+    int64. `augment` changes a batch of images; it and `images` may draw from torch's own generator.
+    `plain` is what validation sees instead of `images`, where those come in random crops. `folder` receives
+    `snapshot.pt` after every epoch, from which the same call goes on, `metrics.csv` and `tensorboard/`.
+    `origin` is whatever else a snapshot must share with the training that goes on from it (the data's
+    digest, the augmentation). `before` is told what it will take; to know that, two steps are made on a
+    copy. Raises UserError for settings that do not fit the data, a snapshot of another training, and a
+    loss that is no number.
     """
     loop = _Loop(model.to(device), images, np.asarray(labels), recipe.to(device), settings, device)
     loop.augment, loop.folder, loop.origin = augment, folder, origin

@@ -28,7 +28,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, epochs: int, steps: int, quiet: bool) -> None:
         self._folder, self._epochs, self._steps = folder, epochs, steps
-        self._console = Console(quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet)
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         # In a file or a pipe the lines of the epochs say it all.
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)

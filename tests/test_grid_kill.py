@@ -102,7 +102,7 @@ def test_ctrl_c_ends_with_a_sentence_and_130_and_goes_on(world):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.rstrip().endswith(
-        "Interrupted. Finished shards are kept; the same command goes on from there."
+        "Interrupted. What is finished is kept; the same command goes on from there."
     )
     done = len(shards(place / "results"))
     assert 3 <= done < SHARDS

@@ -33,6 +33,7 @@ TORCHED = {
 COMMANDS = (
     [],
     ["submit"],
+    ["train"],
     ["run"],
     ["leaderboard"],
     ["compare"],

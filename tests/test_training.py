@@ -411,7 +411,7 @@ def test_the_curves_are_in_the_csv_and_in_tensorboard_once_each(tmp_path):
 def test_without_tensorboard_the_csv_stays_and_it_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     train(network(), *synthetic(), Natural(), SHORT, tmp_path)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "TensorBoard is not installed" in said and len((tmp_path / "metrics.csv").open().readlines()) == 5
     # No terminal: one line for each epoch and no bar.
     epochs = [line for line in said.splitlines() if line.startswith("epoch ")]

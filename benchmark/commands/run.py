@@ -13,7 +13,9 @@ def run(
         Path | None,
         typer.Option(help="A TOML file with models, datasets, suites, norms, seed, limit_queries."),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model by name; repeat for several.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model by name, or a card.toml; repeat for several.")
+    ] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="A data set by name or path; repeat.")] = None,
     suite: Annotated[list[str] | None, typer.Option(help="A suite, or an attack; repeat.")] = None,
     norm: options.Norms = None,

@@ -17,7 +17,10 @@ provenance = partial(Option, rich_help_panel="Where it comes from (shown on the 
 def submit(
     checkpoint: Annotated[
         Path | None,
-        Argument(help="safetensors or torch weights; a folder with trunk_*.pth and embedder_*.pth; a .pt2."),
+        Argument(
+            help="safetensors or torch weights; a folder with trunk_*.pth and embedder_*.pth; a .pt2; "
+            "or the card.toml of `robustdml train`."
+        ),
     ] = None,
     name: Annotated[str, Option(help="The row's name.")] = "",
     arch: Annotated[
@@ -106,7 +109,7 @@ def submit(
         again = _in_child(results)
         if again is not None:
             return again
-    from benchmark.submission import Submission, make_spec, score
+    from benchmark.submission import Submission, is_card, make_spec, score
 
     task_options = (dataset, data_root, side)
     spec = make_spec(
@@ -137,7 +140,8 @@ def submit(
         licence=licence,
         notes=notes,
     )
-    submission = Submission(spec, checkpoint, code, allow_partial, expect_clean)
+    weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256
+    submission = Submission(spec, weights, code, allow_partial, expect_clean)
     settings = options.settings(device, batch_size, amp, fold, compile_)
     return score(
         submission,

@@ -1,0 +1,77 @@
+"""What a model that is about to be trained is, from words on the command line."""
+
+import re
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from attacks.errors import UserError
+from benchmark.submission import arch_option, architecture, per_channel
+from benchmark.tasks import RetrievalTask
+from models.families.timm_backbone import known_weights
+from models.recipes import Recipe
+from models.spec import InputSpec, ModelSpec, explain
+from models.starts import Start
+
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The options of a network and of its row, as typed; "" and None where left out."""
+
+    backbone: str = "convnet"
+    dim: int = 128
+    head: str | None = None
+    option: tuple[str, ...] = ()
+    mean: str = ""
+    std: str = ""
+    channels: int | None = None
+    name: str = ""
+    title: str = ""
+    sibling: str | None = None
+    baseline: bool = False
+
+
+def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, start: Start) -> ModelSpec:
+    """The specification of the model; UserError names the option that cannot be.
+
+    Left out, the channels are the data set's (three for weights that were trained on photos), the
+    normalisation is that of pretrained weights, and a network with an ending of its own gets no head.
+    """
+    arch = architecture(words.backbone)
+    ready = start.pretrained and not start.checkpoint
+    pretraining, mean, std = known_weights(arch) if ready else ("", (), ())
+    budget = recipe.budget
+    loss = str(getattr(recipe, "loss", ""))
+    try:
+        return ModelSpec(
+            name=words.name or _name(task.name, recipe.name, loss),
+            title=words.title,
+            arch=arch,
+            options=dict(arch_option(text) for text in words.option),
+            dim=words.dim,
+            distance=distance,  # type: ignore[arg-type]
+            head=words.head or ("none" if arch == "visualphishnet" else "linear"),  # type: ignore[arg-type]
+            input=InputSpec(
+                channels=words.channels or (3 if ready or arch == "seed-resnet50" else task.shape[0]),  # type: ignore[arg-type]
+                mean=per_channel("mean", words.mean) or mean,
+                std=per_channel("std", words.std) or std,
+            ),
+            training=recipe.name,
+            loss=loss,
+            trained_on=task.name,
+            pretraining=pretraining,
+            saw_test_classes="no" if start.random else "unknown",
+            defence_eps=budget.radius if budget else "",
+            sibling=words.sibling,
+            baseline=words.baseline,
+        )
+    except ValidationError as error:
+        raise UserError("--" + explain(error).replace("_", "-", 1)) from error
+
+
+def _name(*parts: str) -> str:
+    """A name out of what there is, in letters that a row's name may have."""
+    joined = "-".join(part for part in parts if part)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", joined).lstrip("._-")
