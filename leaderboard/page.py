@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from leaderboard.board import NORM_NAMES, Board, Row
 from leaderboard.reported import Reported
-from leaderboard.table import BLANK, flags, main_table, markdown_table, one_decimal
+from leaderboard.table import BLANK, flags, main_table, markdown_table, one_decimal, saw
 
 
 def page(board: Board, reported: Sequence[Reported] = ()) -> str:
@@ -46,6 +46,12 @@ def lead(board: Board) -> str:
     )
 
 
+SEEN = (
+    "Test classes seen: whether the data a model was trained on, pretraining included, may hold images of "
+    "the test classes, by its card."
+)
+
+
 def legend(board: Board) -> str:
     """Explain the columns that need it."""
     prior = board.baseline
@@ -56,6 +62,7 @@ def legend(board: Board) -> str:
         'keeps 1 %; "≥" where the sibling has 0 and its upper bound divides.',
         f"Vs prior: points of R@{board.ks[0]} at {board.headline} above the prior robust baseline ({name}).",
         "Curve: area under adversarial R@1 over log ε, in percent of the whole.",
+        *(SEEN,) * any(map(saw, board.rows)),
         f"Every column, with all k, bounds and digests: {board.name}.csv and {board.name}.json.",
     ]
     return "".join(f"- {line}\n" for line in lines)

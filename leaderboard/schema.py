@@ -21,7 +21,11 @@ class _Strict(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """Who was attacked: the part of the model's card that the board prints; more keys are kept."""
+    """Who was attacked: the part of the model's card that the board prints; more keys are kept.
+
+    `saw_test_classes` ("yes", "maybe", "no", "unknown"; "" in older records) is one answer or one by
+    data set; `train_seconds` and `command` say what it took to make the model, where it is known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
@@ -37,6 +41,15 @@ class ModelCard(BaseModel):
     paper: str | None = None
     baseline: bool = False
     trained_on: str | None = None
+    pretraining: str = ""
+    saw_test_classes: str | dict[str, str] = ""
+    command: str = ""
+    train_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    def saw(self, dataset: str) -> str:
+        """Whether anything it was trained on may have held the test classes of a data set."""
+        said = self.saw_test_classes
+        return said if isinstance(said, str) else said.get(dataset, "unknown")
 
 
 class DatasetCard(_Strict):

@@ -97,6 +97,10 @@ _WHO = (
     Column("sibling", "Sibling", lambda r: r.entry.model.sibling),
     Column("baseline", "Baseline", lambda r: r.entry.model.baseline),
     Column("paper", "Paper", lambda r: r.entry.model.paper),
+    Column("trained_on", "Trained on", lambda r: r.entry.model.trained_on),
+    Column("pretraining", "Pretraining", lambda r: r.entry.model.pretraining),
+    Column("command", "Made by", lambda r: r.entry.model.command),
+    Column("train_seconds", "Training seconds", lambda r: r.entry.model.train_seconds),
 )
 
 _CLEAN = (
@@ -171,6 +175,11 @@ _HOW = (
 )
 
 
+def saw(row: Row) -> str:
+    """Whether the model may have seen this data set's test classes; "" where no card says."""
+    return row.entry.model.saw(row.entry.dataset.name)
+
+
 def columns(board: Board) -> tuple[Column, ...]:
     """List the columns of a board: fixed ones, and one per k and budget."""
     first = board.ks[0]
@@ -182,7 +191,9 @@ def columns(board: Board) -> tuple[Column, ...]:
         for column in _adversarial(k, budget, budget == board.headline, shown=k == first)
     ]
     gains = [_gain_at(budget) for budget in board.budgets]
-    return (*_WHO, *clean, *_CLEAN, *robust, *_COMPARED, *gains, *_HOW)
+    # Boards whose cards are older say nothing of it, and are wide enough without it.
+    seen = Column("saw_test_classes", "Test classes seen", saw, shown=any(map(saw, board.rows)), left=True)
+    return (*_WHO, seen, *clean, *_CLEAN, *robust, *_COMPARED, *gains, *_HOW)
 
 
 def _clean(k: int, shown: bool) -> Column:

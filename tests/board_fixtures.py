@@ -24,6 +24,13 @@ MODELS = {
     "tri-rob": ("ResNet-50, triplet", "panum2021", "tri-nat", False, 0.70, 5.5),
 }
 
+# What their cards say of the test classes; the others are older than the question.
+SAW = {
+    "con-nat": {"pretraining": "imagenet-1k", "saw_test_classes": {"cub200": "yes", "sop": "no"}},
+    "con-rob": {"pretraining": "imagenet-1k", "saw_test_classes": {"sop": "no"}, "train_seconds": 61.5},
+    "tri-nat": {"saw_test_classes": "no"},
+}
+
 
 def ranks(rng, labels, clean, median, eps, difficulty) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clean ranks, radii at which each query's rank passes each k, and which attack found it."""
@@ -60,6 +67,7 @@ def cell(name, norm="linf", classes=100, per_class=20, suite="standard", seed=0,
                 "dim": 128,
                 "arch": "visualphishnet" if baseline else "resnet50",
                 "distance": "euclidean" if baseline else "cosine",
+                **SAW.get(name, {}),
             },
             "dataset": {
                 "name": "cub200",

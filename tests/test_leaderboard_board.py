@@ -133,6 +133,19 @@ def test_csv_and_json_hold_every_column_and_markdown_the_shown_ones():
         assert wanted in heads
 
 
+def test_what_a_model_may_have_seen_is_shown_where_a_card_says_it():
+    made = board(names=("con-nat", "con-rob", "tri-nat", "tri-rob"))
+    told = {r["model"]: r for r in json.loads(to_json(made))["rows"]}
+    assert {name: r["saw_test_classes"] for name, r in told.items()} == {
+        **{"con-nat": "yes", "con-rob": "unknown", "tri-nat": "no", "tri-rob": ""}
+    }
+    assert told["con-nat"]["pretraining"] == "imagenet-1k" and told["con-rob"]["train_seconds"] == 61.5
+    assert "| Test classes seen |" in main_table(made) and "may hold images of the test classes" in page(made)
+    older = board(names=("vpn", "tri-rob"))
+    assert "Test classes seen" not in page(older)
+    assert all(r["saw_test_classes"] == "" for r in json.loads(to_json(older))["rows"])
+
+
 def test_names_cannot_break_the_table():
     record, frame = cell("con-rob", **SMALL)
     card = record.model.model_copy(update={"title": "a | b\nc"})

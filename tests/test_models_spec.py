@@ -95,10 +95,21 @@ def test_cards_are_frozen_and_survive_json():
         input=InputSpec(channels=1, mean=(0.5,), std=(0.2,)),
         weights=WeightsSpec(hub="a/b", filename="c", sha256=SHA),
         options={"width": 8},
+        saw_test_classes={"glyphs": "no", "omniglot": "maybe"},
+        validation={"clean": 0.9},
+        train_seconds=3.5,
     )
     with pytest.raises(ValueError):
         card.dim = 4
     assert ModelSpec.model_validate_json(card.model_dump_json()) == card
+
+
+def test_a_record_from_before_a_field_was_there_is_read():
+    newer = {"pretraining", "saw_test_classes", "command", "data_digest", "train_seconds", "validation"}
+    card = parse(GOOD, "here")
+    older = card.model_dump_json(exclude={*newer, "weights"})
+    assert not any(field in older for field in newer)
+    assert ModelSpec.model_validate_json(older) == card and card.saw_test_classes == "unknown"
 
 
 def test_the_zoo_is_consistent():

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from attacks.errors import UserError
+from benchmark.candidate import Candidate
+from benchmark.commands import listing
 from benchmark.datasets import DATASETS
+from leaderboard.records import ModelCard
 from models import registry, weights
+from models.embedder import LoadedModel
 from models.registry import MODELS
 from models.spec import ModelSpec
 
@@ -61,6 +65,27 @@ def test_every_entry_says_what_its_pretraining_may_have_seen() -> None:
         if isinstance(saw, dict):
             assert set(saw) <= set(DATASETS) and card.trained_on
             assert card.trained_on in saw or card.trained_on not in DATASETS
+
+
+def test_an_entry_of_the_board_carries_what_the_card_says() -> None:
+    module = torch.nn.Identity()
+    for name, answers in {
+        "imagenet-resnet50-tv": {"cub200": "yes", "sop": "maybe", "glyphs": "unknown"},
+        "glyphs-natural": {"glyphs": "no"},
+    }.items():
+        card = Candidate.of_model(LoadedModel(MODELS[name], module, "d")).card
+        again = ModelCard.model_validate_json(card.model_dump_json())
+        assert {dataset: again.saw(dataset) for dataset in answers} == answers
+
+
+def test_the_list_shows_where_weights_come_from_and_what_was_seen(tmp_path: Path) -> None:
+    columns, rows = listing._models(tmp_path)
+    shown = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert {shown[name]["weights"] for name in MODELS} == {"a file", "the hub", "by hand"}
+    oml = shown["oml-vits16-sop"]
+    assert oml["trained on <- before"] == "sop <- imagenet-1k (DINO)"
+    assert oml["test classes seen"] == "yes: cub200; maybe: cars196, cars196-half, sop"
+    assert shown["glyphs-natural"]["test classes seen"] == "no"
 
 
 def test_kinds_of_models_that_the_zoo_holds() -> None:

@@ -1,6 +1,6 @@
 """`robustdml list models|datasets|attacks|suites`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -55,12 +55,25 @@ def _models(results: Path) -> Listing:
             str(spec.dim),
             spec.distance,
             spec.training,
-            spec.trained_on,
+            " <- ".join(filter(None, (spec.trained_on, spec.pretraining))),
+            _seen(spec.saw_test_classes),
+            spec.weights.source,
             spec.sibling or "",
         )
         for spec in [*MODELS.values(), *submitted]
     ]
-    return ("model", "architecture", "dim", "distance", "training", "trained on", "sibling"), rows
+    columns = ("model", "architecture", "dim", "distance", "training", "trained on <- before")
+    return (*columns, "test classes seen", "weights", "sibling"), rows
+
+
+def _seen(said: str | Mapping[str, str]) -> str:
+    """One answer, or the data sets of each: "yes: cub200; maybe: sop"."""
+    if isinstance(said, str):
+        return said
+    groups: dict[str, list[str]] = {}
+    for dataset, answer in said.items():
+        groups.setdefault(answer, []).append(dataset)
+    return "; ".join(f"{answer}: {', '.join(names)}" for answer, names in groups.items())
 
 
 def _datasets(results: Path) -> Listing:
