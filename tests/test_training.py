@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,18 @@ from torch import nn
 
 from attacks.errors import UserError
 from models import snapshots
-from models.recipes import Natural, Panum2021, Recipe, Step, VisualPhishNet
+from models.recipes import (
+    ACT,
+    EST,
+    HM,
+    Natural,
+    Panum2021,
+    Panum2021Naive,
+    Recipe,
+    Step,
+    VisualPhishNet,
+    VisualPhishNetAdv,
+)
 from models.training import Settings, seeded, train
 from models.validation import Validation, split_classes
 
@@ -159,7 +171,15 @@ CASES = {
     "panum2021-triplet": (Panum2021(loss="triplet", eps="0.02"), "cosine"),
     "panum2021-anchor": (Panum2021(role="anchor", eps="0.02"), "cosine"),
     "panum2021-negative": (Panum2021(loss="contrastive", role="negative", eps="0.02"), "cosine"),
+    "margin": (Natural(loss="margin"), "cosine"),
+    "proxy-anchor": (Natural(loss="proxy-anchor"), "cosine"),
+    "panum2021-naive": (Panum2021Naive(eps="0.005"), "cosine"),
+    "est": (EST(eps="0.02"), "cosine"),
+    "act": (ACT(eps="0.02"), "cosine"),
+    "hm": (HM(eps="0.02"), "cosine"),
+    "hm-intra-class": (HM(eps="0.02", ics=0.5), "cosine"),
     "visualphishnet": (VisualPhishNet(), "euclidean"),
+    "visualphishnet-adv": (VisualPhishNetAdv(eps="0.02"), "euclidean"),
 }
 LEARNING = Settings(epochs=4, steps=20, batch=40, rate=5e-3, held_out=0.2)
 
@@ -177,7 +197,9 @@ def test_each_recipe_learns_to_retrieve_classes_it_never_saw(case):
     others = Validation(lambda rows: images[rows], np.flatnonzero(~seen), labels[~seen], distance)
     model = network()
     start = others.score(model)["recall"]
-    train(model, images[seen], labels[seen], recipe, LEARNING, distance=distance, quiet=True)
+    # Proxies are found one by one, a batch showing only some of the classes.
+    settings = replace(LEARNING, epochs=16) if case == "proxy-anchor" else LEARNING
+    train(model, images[seen], labels[seen], recipe, settings, distance=distance, quiet=True)
     assert others.score(model)["recall"] > start + 0.35
 
 
@@ -219,7 +241,15 @@ def stopping(at):
 
 
 @pytest.mark.parametrize(
-    "recipe", [Natural, lambda: Panum2021(eps="0.05", steps=2)], ids=["natural", "panum2021"]
+    "recipe",
+    [
+        Natural,
+        lambda: Panum2021(eps="0.05", steps=2),
+        lambda: Natural(loss="margin"),
+        lambda: Natural(loss="proxy-anchor"),
+        lambda: HM(eps="0.05", steps=2),
+    ],
+    ids=["natural", "panum2021", "margin", "proxy-anchor", "hm"],
 )
 @pytest.mark.parametrize("at", [2, 5, 10])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, recipe, at):

@@ -348,7 +348,7 @@ def test_margin_learns_a_boundary_for_each_class():
     recipe = Natural(loss="margin")
     recipe.prepare(torch.tensor([3, 8, 9]), 2)
     (beta,) = recipe.parameters()
-    assert beta.tolist() == pytest.approx([1.2] * 3) and recipe.pace == 50
+    assert beta.tolist() == pytest.approx([1.2] * 3) and recipe.pace == 10
     beta.data = torch.tensor([0.0, 0.1, 0.0])
     recipe._pairing = replace(recipe._pairing, mine=lambda vectors, labels: triplet(0, 1, 2))
     loss = recipe(step_of(pixels((0.0,), (1 / 18,), (1 / 3,)), [8, 8, 3], Circle()))

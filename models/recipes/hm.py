@@ -22,8 +22,7 @@ class HM(Robust):
     triplet of the same anchor (random, semihard, softhard), or max (min-max). `ics` weighs the term by which
     a clean anchor is to be nearer to its moved copy than to its positive (0: none; the paper has 0.5).
     As in the paper: steps of eps / `steps` from the clean image, no warm-up, means over all triplets.
-    Chosen: that term's clean images share the moved ones' BatchNorm; the adversary's hinge is not
-    squared, which changes no such step.
+    Chosen: that term's clean images share BatchNorm with the moved; the hinge, unsquared, steps alike.
     """
 
     steps: int = 8
@@ -53,7 +52,7 @@ class HM(Robust):
         search = Momentum(self.steps, stride=1.0, decay=0.0)
         moved = self.attack(step, step.images[torch.cat(triplets)], short, search)
         joint = torch.cat([moved, step.images]) if self.ics else moved
-        vectors, batch = self.unit(step.embed(joint)).split_with_sizes([len(moved), len(joint) - len(moved)])
+        vectors, batch = self.unit(step.embed(joint)).tensor_split([len(moved)])
         loss = (self.hardness(*vectors.chunk(3)) + self.margin).clamp_min(0).mean()
         self.previous.copy_(loss.detach())
         if self.ics:

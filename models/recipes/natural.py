@@ -20,7 +20,7 @@ class Natural(Recipe):
     (Wang et al. 2019, arXiv 1904.06627, with its own miner); margin (Wu et al. 2017, arXiv 1706.07567,
     distance-weighted, margin 0.2 around a boundary of each class that begins at 1.2); proxy-anchor
     (Kim et al. 2020, arXiv 2003.13911: alpha 32, margin 0.1). Proxies learn 100 times faster than
-    the network, as in their paper, and the boundaries 50 times, as in Roth et al. 2020 (arXiv 2002.08473).
+    the network, as in their paper; the boundaries 10 times, which their paper leaves open.
     """
 
     loss: str = "triplet"

@@ -88,7 +88,7 @@ def _multi_similarity(distance: Distance, classes: int = 1, dim: int = 1) -> Pai
 def _margin(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
     _only_cosine("margin", distance)
     loss = losses.MarginLoss(margin=0.2, beta=1.2, learn_beta=True, num_classes=classes)
-    return Pairing(miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4), loss, pace=50)
+    return Pairing(miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4), loss, pace=10)
 
 
 def _proxy_anchor(distance: Distance, classes: int = 1, dim: int = 1) -> Pairing:
