@@ -6,11 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn, relu
 
-from attacks.searches import Momentum
 from models.recipes.base import Step
 from models.recipes.destinations import DESTINATIONS
 from models.recipes.mining import MINERS
-from models.recipes.robust import Robust
+from models.recipes.robust import Robust, short_pgd
 
 
 @dataclass(eq=False)
@@ -43,19 +42,19 @@ class HM(Robust):
         self.previous.fill_(self.margin)
 
     def forward(self, step: Step) -> Tensor:
-        triplets = self._mine(clean := self.clean(step), step.labels)
+        anchor, positive, negative = self._mine(clean := self.clean(step), step.labels)
         cap = self._wanted(self, clean, step.labels, self.previous.clamp_max(self.margin))
 
         def short(vectors: Tensor) -> Tensor:
             return -relu(cap - self.hardness(*vectors.chunk(3))).repeat(3)
 
-        search = Momentum(self.steps, stride=1.0, decay=0.0)
-        moved = self.attack(step, step.images[torch.cat(triplets)], short, search)
+        images = step.images[torch.cat([anchor, positive, negative])]
+        moved = self.attack(step, images, short, short_pgd(self.steps))
         joint = torch.cat([moved, step.images]) if self.ics else moved
         vectors, batch = self.unit(step.embed(joint)).tensor_split([len(moved)])
-        loss = (self.hardness(*vectors.chunk(3)) + self.margin).clamp_min(0).mean()
+        loss = relu(self.hardness(*vectors.chunk(3)) + self.margin).mean()
         self.previous.copy_(loss.detach())
         if self.ics:
-            within = self.hardness(batch[triplets[0]], vectors.chunk(3)[0], batch[triplets[1]])
-            loss = loss + self.ics * within.clamp_min(0).mean()
+            drift = self.hardness(batch[anchor], vectors.chunk(3)[0], batch[positive])
+            loss = loss + self.ics * relu(drift).mean()
         return loss

@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.ascend import ascend
 from attacks.budget import NORMS, Budget
 from attacks.retrieval import Distance
-from attacks.searches import PGD, Search
+from attacks.searches import PGD, Momentum, Search
 from attacks.victim import frozen
 from models.recipes.base import Recipe, Step
 from models.recipes.pairing import euclidean, gap
@@ -81,6 +81,11 @@ class Robust(Recipe):
 def long_pgd(steps: int) -> PGD:
     """PGD whose path is six radii long, whatever the number of steps."""
     return PGD(steps, stride=12 / steps)
+
+
+def short_pgd(steps: int) -> Momentum:
+    """PGD from the clean image by steps of one length, together one radius."""
+    return Momentum(steps, stride=1.0, decay=0.0)
 
 
 def grown(budget: Budget, share: float) -> Budget:
