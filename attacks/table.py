@@ -8,6 +8,8 @@ from attacks.errors import UserError
 
 T = TypeVar("T")
 
+LISTED = 12  # names in one sentence; `robustdml list` shows them all
+
 
 class Table(Mapping[str, T], Generic[T]):
     """Names to things, in the order they were added.
@@ -42,7 +44,9 @@ class Table(Mapping[str, T], Generic[T]):
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Say in one sentence that `name` is not known, with the nearest names or all of them."""
+    """Say in one sentence that `name` is not known, with the nearest names or the first of all."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"Unknown {kind} {name!r}; {hint}"
+    if near:
+        return f"Unknown {kind} {name!r}; did you mean {' or '.join(near)}?"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"Unknown {kind} {name!r}; known: {', '.join(known[:LISTED])}{more}."

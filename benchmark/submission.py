@@ -71,8 +71,9 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
             **{name: given[name] for name in _PLAIN},
         )
     except ValidationError as error:
-        said = explain(error)
-        raise UserError("--" + said.replace("_", "-", 1) if error.errors()[0]["loc"] else said) from error
+        field, colon, wrong = explain(error).partition(":")
+        flag = f"--{field.replace('_', '-')}" if error.errors()[0]["loc"] else field
+        raise UserError(flag + colon + wrong) from error
 
 
 # What a card says by itself: the flags, and what they are when left out.
@@ -80,6 +81,7 @@ _NETWORK: dict[str, Any] = {
     **{"arch": "", "dim": None, "head": "linear", "distance": "cosine", "l2norm": False, "option": []},
     **{"mean": "", "std": "", "bgr": False, "size": None, "interpolation": "bilinear", "channels": None},
     **{"layout": "", "code": "", "training": "natural", "loss": "", "trained_on": "", "defence_eps": ""},
+    **{"pretraining": "", "saw_test_classes": "unknown"},
 }
 _ROW = ("name", "title", "sibling", "paper", "licence", "notes")
 
@@ -102,18 +104,23 @@ def _spec_of_card(path: Path, given: dict[str, Any]) -> ModelSpec:
 def _require_name(name: str) -> None:
     if not name:
         raise UserError("The submission has no name; pass --name NAME.")
+    require_plain(name)
+    if name in registry.MODELS:
+        raise UserError(f"The name {name!r} is taken by a model of the zoo; pass another --name.")
+
+
+def require_plain(name: str) -> None:
+    """UserError for a --name that files and tables cannot bear."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(
             f"--name {name!r} cannot name a row; use letters, digits, dots, dashes and underscores, "
             "a letter or digit first."
         )
-    if name in registry.MODELS:
-        raise UserError(f"The name {name!r} is taken by a model of the zoo; pass another --name.")
 
 
 _PLAIN = (
     *("name", "dim", "distance", "l2norm", "title", "training", "loss", "trained_on"),
-    *("defence_eps", "sibling", "paper", "licence", "notes"),
+    *("pretraining", "saw_test_classes", "defence_eps", "sibling", "paper", "licence", "notes"),
 )
 
 

@@ -106,6 +106,7 @@ def test_commands_that_make_no_sense(own, arguments, words):
         ("--size 100000", "--size"),
         ("--layout foo", "unknown layout 'foo'"),
         ("--defence-eps much", "--defence-eps"),
+        ("--saw-test-classes perhaps", "--saw-test-classes: Input should be 'yes'"),
         ("--sibling mine", "sibling"),
         ("--expect-clean 0.01", "--expect-clean"),
         ("--expect-clean 61", "--expect-clean"),

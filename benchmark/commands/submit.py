@@ -75,6 +75,10 @@ def submit(
     training: Annotated[str, provenance(help="natural, panum2021, ...")] = "natural",
     loss: Annotated[str, provenance()] = "",
     trained_on: Annotated[str, provenance(help="Data set.")] = "",
+    pretraining: Annotated[str, provenance(help="The data it saw before that.")] = "",
+    saw_test_classes: Annotated[
+        str, provenance(help="Whether it may have seen the test classes: yes, maybe, no or unknown.")
+    ] = "unknown",
     defence_eps: Annotated[str, provenance(help="Radius trained against.")] = "",
     sibling: Annotated[
         str | None,
@@ -134,6 +138,8 @@ def submit(
         training=training,
         loss=loss,
         trained_on=trained_on,
+        pretraining=pretraining,
+        saw_test_classes=saw_test_classes,
         defence_eps=defence_eps,
         sibling=sibling,
         paper=paper,
