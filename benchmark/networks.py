@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from attacks.errors import UserError
-from benchmark.submission import arch_option, architecture, per_channel
+from benchmark.submission import arch_option, architecture, per_channel, require_plain
 from benchmark.tasks import RetrievalTask
 from models.families.timm_backbone import known_weights
 from models.recipes import Recipe
@@ -40,13 +40,14 @@ def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, s
     normalisation is that of pretrained weights, and a network with an ending of its own gets no head.
     """
     arch = architecture(words.backbone)
+    name = words.name or _name(task.name, recipe.name, loss_of(recipe))
+    require_plain(name)
     ready = start.pretrained and not start.checkpoint
     pretraining, mean, std = known_weights(arch) if ready else ("", (), ())
     budget = recipe.budget
-    loss = str(getattr(recipe, "loss", ""))
     try:
         return ModelSpec(
-            name=words.name or _name(task.name, recipe.name, loss),
+            name=name,
             title=words.title,
             arch=arch,
             options=dict(arch_option(text) for text in words.option),
@@ -59,7 +60,7 @@ def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, s
                 std=per_channel("std", words.std) or std,
             ),
             training=recipe.name,
-            loss=loss,
+            loss=loss_of(recipe),
             trained_on=task.name,
             pretraining=pretraining,
             saw_test_classes="no" if start.random else "unknown",
@@ -69,6 +70,11 @@ def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, s
         )
     except ValidationError as error:
         raise UserError("--" + explain(error).replace("_", "-", 1)) from error
+
+
+def loss_of(recipe: Recipe) -> str:
+    """The name of its loss; "" for a recipe that has but one."""
+    return str(getattr(recipe, "loss", ""))
 
 
 def _name(*parts: str) -> str:

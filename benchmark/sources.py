@@ -83,6 +83,13 @@ def find_training(name: str, root: Path | None, side: int = 224, tick: Tick = qu
     return task
 
 
+def is_undivided(name: str, side: int, training: "RetrievalTask") -> bool:
+    """Whether a user's own images are both halves, so that what is trained on would also be scored."""
+    from benchmark.datasets import DATASETS, load_task
+
+    return name not in DATASETS and load_task(name, side=side).paths == training.paths
+
+
 def find_task(name: str, root: Path | None, side: int = 224, tick: Tick = quiet) -> "RetrievalTask":
     """A data set by name, or a folder or CSV of the user's own, with its content digest known."""
     from benchmark.datasets import load_task

@@ -110,7 +110,7 @@ def train(
     from benchmark.commands.show import note, progress
     from benchmark.networks import Words, describe
     from benchmark.scoring import Settings as Compute
-    from benchmark.sources import find_training
+    from benchmark.sources import find_training, is_undivided
     from benchmark.training import Training, make
     from models.augment import AUGMENTATIONS
     from models.recipes import RECIPES
@@ -141,6 +141,8 @@ def train(
 
     def before(outlook: "Outlook") -> None:
         _plan(training, outlook, folder)
+        if is_undivided(dataset, side, task):
+            note(f"{dataset} has no train half of its own: all of it trains, so score the model elsewhere.")
         if plan_only:
             raise typer.Exit
 
@@ -173,7 +175,7 @@ def _done(spec: "ModelSpec", result: "Trained", folder: Path, dataset: str) -> N
     from benchmark.training import CARD
 
     found = ", ".join(f"{key} {100 * value:.1f} %" for key, value in result.validation.items())
-    _say(f"{spec.name}: took epoch {result.epoch} of {len(result.history)} ({found or 'the last one'}).")
+    _say(f"{spec.name}: epoch {result.epoch} of {len(result.history)} chosen ({found or 'the last'}).")
     _say(f"Score it on the test classes: robustdml submit {folder / CARD} --dataset {dataset}")
 
 
