@@ -36,8 +36,9 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/grid.py
-	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.grid
+	$(BIN)/python -m benchmarks.metrics --exact
 
 # The lock names versions and digests, and no address.
 lock: setup
