@@ -7,7 +7,6 @@ with the same versions of torch and one thread the weights come out the same.
 """
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ import torch
 from attacks.table import Table
 from benchmark import evaluate
 from benchmark.datasets import load_task
+from benchmark.training import Training, make
 from models.cards import store, write_zoo
 from models.recipes import Natural, Panum2021, Recipe, VisualPhishNet
-from models.registry import ZOO, build
+from models.registry import ZOO, load
 from models.spec import InputSpec, ModelSpec, read_toml
-from models.training import Settings, seeded, train
+from models.training import Settings
 
 ROOT = Path(__file__).parents[1]
 FILE = ZOO / "glyphs.toml"
@@ -95,24 +95,20 @@ for _bundled in (
     BUNDLED.add(_bundled.spec.name, _bundled)
 
 
-def make(name: str, work: Path) -> None:
-    """Train one model, measure it, and put its weights and its entry into the zoo."""
-    plan, task, began = BUNDLED[name], load_task("glyphs", split="train"), time.perf_counter()
-    spec = plan.spec
-    with seeded(plan.settings.seed):
-        module = build(spec)
-    images = task.load(range(len(task.labels)))
+def make_bundled(name: str, work: Path) -> None:
+    """Train one model as `robustdml train` does, and put its weights and its entry into the zoo."""
+    plan = BUNDLED[name]
+    command = f"python examples/make_bundled.py {name}"
+    spec = plan.spec.model_copy(update={"notes": f"{_told(plan)}; made by: {command}"})
+    task = load_task("glyphs", split="train")
     print(f"{name}: {plan.recipe.describe()}")
-    result = train(
-        module, images, task.labels, plan.recipe, plan.settings, work / name, distance=spec.distance
-    )
-    print(f"{name}: epoch {result.epoch} after {time.perf_counter() - began:.0f} s")
-    notes = f"{_told(plan)}; made by: python examples/make_bundled.py {name}"
-    spec = spec.model_copy(update={"notes": notes})
-    stored = store(spec, result.weights, ZOO / "weights" / f"{name}.safetensors", ZOO)
+    made, result = make(Training(spec, plan.recipe, plan.settings, task, command=command), work / name)
+    print(f"{name}: epoch {result.epoch} after {result.seconds:.0f} s")
+    stored = store(made, result.weights, ZOO / "weights" / f"{name}.safetensors", ZOO)
     known = {old.name: _relative(old) for old in (read_toml(FILE) if FILE.exists() else [])}
     known[name] = stored
     write_zoo(FILE, [known[one] for one in BUNDLED if one in known], COMMENT)
+    module = load(stored, ZOO / stored.weights.file).module
     scores = evaluate(module, load_task("glyphs").limit(500), "fmn:steps=20", distance=spec.distance)
     print(scores.to_frame().query("attack == 'worst' and k == 1")[["budget", "clean", "adversarial"]])
 
@@ -135,4 +131,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for chosen in arguments.names:
-        make(chosen, arguments.work)
+        make_bundled(chosen, arguments.work)
