@@ -6,7 +6,11 @@ by the rival only. foolbox attacks aim at k = 1; they are judged at every k all 
 
 Each attack leaves one JSON file under --out, so an interrupted run goes on where it stopped.
 
-    python benchmarks/strength.py [--model glyphs-panum2021] [--norm linf] [--queries 300] [--rival pgd]
+`--suite` takes a suite by name or a candidate such as "fmn:steps=60+apgd+pgd"; `--table` writes the worst
+line of each rival as Markdown.
+
+    python -m benchmarks.strength [--model glyphs-panum2021] [--norm linf] [--queries 300] [--rival pgd]
+        [--suite standard] [--table docs/strength.md]
 """
 
 import argparse
@@ -130,7 +134,7 @@ class Referee:
         name = suite.name.replace(":", "-").replace("=", "").replace(",", "-")
         return self.out / self.facts["model"] / norm / f"{name}.json"
 
-    def judge(self, suite: Suite, norm: str, rivals: Sequence[Suite]) -> Iterator[tuple[str, list[Line]]]:
+    def judge(self, suite: Suite, norm: str, rivals: Sequence[Suite]) -> Iterator["Judged"]:
         """Each rival's lines against the suite; they are stored beside the rival's ranks."""
         ours = self.ranks(suite, norm)
         task = self.scorer.task
@@ -139,7 +143,35 @@ class Referee:
             lines = compare(np.array(ours["rank"]), np.array(theirs["rank"]), task.budgets[norm], task.ks)
             against = {"suite": suite.name, "digest": suite.digest, "lines": [asdict(line) for line in lines]}
             store(self.path(rival, norm), {**theirs, "against": against})
-            yield rival.name, lines
+            costs = ours["forward"], theirs["forward"]
+            yield Judged(self.facts["model"], norm, rival.name, lines, *costs)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One rival against the suite on one model in one norm; forward passes per query of both."""
+
+    model: str
+    norm: str
+    rival: str
+    lines: Sequence[Line]
+    suite_passes: float
+    rival_passes: float
+
+    @property
+    def difference(self) -> float:
+        """By how many points the suite's R@k lies above the rival's where that is worst."""
+        return max(line.difference for line in self.lines)
+
+    @property
+    def only(self) -> float:
+        """The largest share of queries, in percent, that the rival alone breaks."""
+        return max(line.only for line in self.lines)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the suite is within the limits everywhere."""
+        return all(line.holds for line in self.lines)
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
@@ -180,6 +212,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("results/bench/strength"))
+    parser.add_argument("--table", type=Path, help="write the worst line of each rival as Markdown")
     return parser.parse_args()
 
 
@@ -189,7 +222,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     task = load_task(args.dataset).limit(args.queries, args.seed)
     suite = find_suite(args.suite)
-    judged: list[tuple[str, str, str, list[Line]]] = []
+    judged: list[Judged] = []
     for model in args.model or bundled():
         loaded = registry.load(model)
         facts = {
@@ -203,25 +236,54 @@ def main() -> int:
             scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
             referee = Referee(scorer, facts, args.out)
             for norm in args.norm or list(task.budgets):
-                for rival, lines in referee.judge(suite, norm, rivals_for(norm, args.rival)):
-                    show(model, norm, rival, lines)
-                    judged.append((model, norm, rival, lines))
+                for one in referee.judge(suite, norm, rivals_for(norm, args.rival)):
+                    show(model, norm, one.rival, one.lines)
+                    judged.append(one)
+    if args.table:
+        args.table.write_text(markdown(suite, task.name, len(task.query), judged))
     return verdict(suite.name, judged)
 
 
-def verdict(suite: str, judged: Sequence[tuple[str, str, str, Sequence[Line]]]) -> int:
+def verdict(suite: str, judged: Sequence[Judged]) -> int:
     """Print the worst line of each rival and the end of it; 0 where all hold."""
     print(f"\n{'model':24} {'norm':5} {'rival':44} {'worst diff':>10} {'only rival %':>13}")
-    for model, norm, rival, lines in judged:
-        difference, only = max(line.difference for line in lines), max(line.only for line in lines)
-        mark = "" if all(line.holds for line in lines) else "  beyond"
-        print(f"{model:24} {norm:5} {rival:44} {difference:+10.2f} {only:13.2f}{mark}")
-    beaten = sum(not all(line.holds for line in lines) for *_, lines in judged)
-    print(
-        f"\nLimits: {POINTS} points and {SHARE} % of queries. "
-        + (f"{suite} is beaten by {beaten} of {len(judged)}." if beaten else f"{suite} holds against all.")
+    for one in judged:
+        mark = "" if one.holds else "  beyond"
+        print(f"{one.model:24} {one.norm:5} {one.rival:44} {one.difference:+10.2f} {one.only:13.2f}{mark}")
+    print(f"\n{ending(suite, judged)}")
+    return int(not all(one.holds for one in judged))
+
+
+def ending(suite: str, judged: Sequence[Judged]) -> str:
+    """How it ended, in two sentences."""
+    beaten = sum(not one.holds for one in judged)
+    return f"Limits: {POINTS} points and {SHARE} % of queries. " + (
+        f"{suite} is beaten by {beaten} of {len(judged)}." if beaten else f"{suite} holds against all."
     )
-    return int(beaten > 0)
+
+
+def markdown(suite: Suite, dataset: str, queries: int, judged: Sequence[Judged]) -> str:
+    """A page with the worst line of each rival over budgets and ks."""
+    rows = [
+        f"| {one.model} | {one.norm} | {one.rival} | {one.difference:+.2f} | {one.only:.2f} "
+        f"| {one.suite_passes:.0f} | {one.rival_passes:.0f} | {'yes' if one.holds else '**no**'} |"
+        for one in judged
+    ]
+    return "\n".join(
+        [
+            f"# What other attacks find that {suite.name} misses\n",
+            f"Suite digest {suite.digest}; {queries} queries of {dataset}; written by "
+            "`python -m benchmarks.strength`. Each rival alone, the worst over all budgets and ks: by how "
+            "many points the suite's R@k lies above the rival's, and the share of queries that only the "
+            "rival breaks. Passes are forward passes per query, of all budgets together.\n",
+            "| Model | Norm | Rival | Worst difference | Only rival % | Suite passes | Its passes | Holds |",
+            "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
+            *rows,
+            "",
+            ending(suite.name, judged),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

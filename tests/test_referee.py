@@ -10,7 +10,7 @@ import pytest
 from attacks.catalogue import find_suite
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
-from benchmarks.strength import Line, Referee, compare, rivals_for, verdict
+from benchmarks.strength import Judged, Line, Referee, compare, markdown, rivals_for, verdict
 from tests.grid_worlds import perceptron, small_task
 
 
@@ -34,9 +34,15 @@ def test_the_arithmetic_by_hand() -> None:
 def test_both_limits_count(difference: float, only: float, holds: bool, capsys) -> None:
     lines = [Line("0.1", 1, 50.0, 50.0, difference, only)]
     assert lines[0].holds is holds
-    assert verdict("standard", [("m", "linf", "r", [Line("0.2", 1, 0, 0, 0, 0), *lines])]) == (not holds)
+    one = Judged("m", "linf", "r", [Line("0.2", 1, 0, 0, 0, 0), *lines], 70.4, 20)
+    assert verdict("standard", [one]) == (not holds)
     said = capsys.readouterr().out
     assert ("holds against all" in said) is holds and ("beaten by 1 of 1" in said) is not holds
+    page = markdown(find_suite("fmn+pgd"), "small", 40, [one])
+    row = f"| m | linf | r | {max(difference, 0):+.2f} | {only:.2f} | 70 | 20 | "
+    row += "yes |" if holds else "**no** |"
+    assert row in page and "40 queries of small" in page and "fmn+pgd" in page
+    assert ("holds against all" in page) is holds
 
 
 def test_rivals_attack_the_norm() -> None:
@@ -55,10 +61,11 @@ def referee(tmp_path: Path) -> Iterator[Referee]:
 
 def test_a_weak_suite_is_found_out_and_a_finished_rival_is_not_run_again(referee: Referee) -> None:
     weak, strong = find_suite(["noise:steps=1"]), find_suite(["fmn:steps=20"])
-    ((name, lines),) = referee.judge(weak, "linf", [strong])
-    assert name == "fmn:steps=20" and not all(line.holds for line in lines)
-    ((_, lines),) = referee.judge(strong, "linf", [weak])
-    assert all(line.holds for line in lines)
+    (one,) = referee.judge(weak, "linf", [strong])
+    assert (one.model, one.norm, one.rival) == ("tiny", "linf", "fmn:steps=20") and not one.holds
+    assert one.suite_passes < one.rival_passes
+    (one,) = referee.judge(strong, "linf", [weak])
+    assert one.holds
     path = referee.path(strong, "linf")
     kept = json.loads(path.read_text())
     assert len(kept["rank"]) == 2 and kept["against"]["suite"] == "noise:steps=1" and kept["backward"] > 0
