@@ -119,7 +119,7 @@ class Attack:
         An unknown parameter or a value of the wrong type raises UserError.
         """
         attack = self
-        known = parameters(self.search)
+        known, aims = parameters(self.search), parameters(self.objective)
         for option, text in options.items():
             if option == "restarts":
                 attack = dataclasses.replace(attack, restarts=_parse(self.name, option, text, 1))
@@ -129,18 +129,22 @@ class Attack:
                 value = _parse(self.name, option, text, known[option])
                 search: Any = dataclasses.replace(attack.search, **{option: value})
                 attack = dataclasses.replace(attack, search=search)
+            elif option in aims:
+                value = _parse(self.name, option, text, aims[option])
+                objective: Any = dataclasses.replace(attack.objective, **{option: value})
+                attack = dataclasses.replace(attack, objective=objective)
             else:
-                names = ", ".join(["restarts", *known])
+                names = ", ".join(["restarts", *known, *aims])
                 raise UserError(f"Attack {self.name} has no parameter {option!r}; it takes {names}.")
         suffix = ",".join(f"{option}={text}" for option, text in options.items())
         return dataclasses.replace(attack, name=f"{self.name}:{suffix}" if suffix else self.name)
 
 
-def parameters(search: Any) -> dict[str, Any]:
-    """The parameters of a search by name."""
-    if isinstance(search, Tunable):
-        return dict(search.options)
-    return {name: value for name, value in vars(search).items() if not name.startswith("_")}
+def parameters(part: Any) -> dict[str, Any]:
+    """The parameters of a search or of an objective by name."""
+    if isinstance(part, Tunable):
+        return dict(part.options)
+    return {name: value for name, value in vars(part).items() if not name.startswith("_")}
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from attacks import bridge
 from attacks.attack import Attack, split_options
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
-from attacks.objectives import Drift, Margin, Push
+from attacks.objectives import Drift, Margin, Push, Transfer
 from attacks.robrank import NAME as ROBRANK
 from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Square
 from attacks.table import Table
@@ -48,6 +48,15 @@ _ATTACKS = (
     Attack("ddn", Margin(), DDN(), declares=_GRADIENT, about="min-norm, direction and length set apart"),
     Attack("square", Margin(), Square(), declares=_BLACK_BOX, about="random windows, kept if they help"),
     Attack("nes", Margin(), NES(), declares=_BLACK_BOX, about="PGD on a gradient estimated from losses"),
+    # Measured on glyphs, PGD's long first steps carry over as well as momentum or better.
+    Attack(
+        "transfer",
+        Transfer(),
+        PGD(),
+        declares=_BLACK_BOX,
+        paper="arXiv 1605.07277",
+        about="PGD on the margin of another model: transfer:source=MODEL",
+    ),
     Attack("fgsm", Margin(), FGSM(), declares=_ONE_STEP, about="one full step on the margin"),
     Attack("noise", Margin(), Noise(), declares=frozenset({"untargeted"}), about="random points of the ball"),
     Attack(

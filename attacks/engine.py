@@ -22,11 +22,14 @@ from torch import Tensor
 
 from attacks import noise
 from attacks.attack import Attack
+from attacks.errors import UserError
+from attacks.objectives import Transfer
 from attacks.pool import Pool, Waiting
 from attacks.record import Record
 from attacks.retrieval import Marks, Standing
 from attacks.searches import Search
 from attacks.stages import Stage, stages
+from attacks.surrogate import Surrogate
 from attacks.victim import SMALLEST_BATCH, Victim
 from attacks.whole import run_whole
 
@@ -58,6 +61,7 @@ class Run:
     """What stays the same for all attacks on some queries of one victim.
 
     `batch` is the number of rows in a pool, `workers` the pools side by side; `tick` hears of progress.
+    `surrogate` is what an attack by transfer climbs on.
     """
 
     victim: Victim
@@ -67,6 +71,7 @@ class Run:
     batch: int = 32
     tick: Tick = field(default_factory=Tick)
     workers: int = 1
+    surrogate: Surrogate | None = None
     stop: threading.Event = field(default_factory=threading.Event, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -76,6 +81,7 @@ class Run:
         `number` is the attack's index in its suite. Returns the queries it was shown.
         """
         attack.require_norm(self.record.budgets[0].norm)
+        self.surrogate_of(attack)
         shown = np.zeros(len(self.queries.ids), bool)
         every = _part(self.queries.ids, attack.share)
         for restart in range(attack.restarts):
@@ -119,6 +125,17 @@ class Run:
             # The number is torch's own for every thread that is yet to begin.
             torch.set_num_threads(cores)
             self.stop.clear()
+
+    def surrogate_of(self, attack: Attack) -> Surrogate | None:
+        """What the attack climbs on, None for the victim itself; UserError where it is not there."""
+        if not isinstance(attack.objective, Transfer):
+            return None
+        if self.surrogate is None:
+            raise UserError(
+                f"The attack {attack.name} climbs on another model, and none was handed to the engine; "
+                "run it with `robustdml compare` or benchmark.evaluate as transfer:source=MODEL."
+            )
+        return self.surrogate
 
     def load(self, rows: np.ndarray) -> Tensor:
         """Clean images of some queries on the victim's device, one pool at a time."""

@@ -6,7 +6,7 @@ once is easy to overshoot). It never sees a norm or an image.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -82,6 +82,24 @@ class Margin(Objective):
         trails = counted & (lead < 0)
         mean = torch.where(trails, lead, 0.0).sum(1) / trails.sum(1).clamp_min(1)
         return torch.where(last < 0, mean, last)
+
+
+@dataclass(frozen=True)
+class Transfer(Margin):
+    """The margin of ANOTHER model, on which the search climbs (transfer from a surrogate, Papernot et
+    al. 2016, arXiv 1605.07277); only what the victim itself confirms is claimed.
+
+    `source` names the surrogate; the engine shows this objective the scene that the surrogate sees.
+    Far beyond zero on the surrogate is what carries over, so nothing stops there.
+    """
+
+    source: str = ""
+    _weights: str = ""
+    name = "transfer"
+
+    def pin(self, weights: str) -> "Transfer":
+        """The same with the digest of the surrogate's weights, which so enters the suite's digest."""
+        return replace(self, _weights=weights)
 
 
 class Push(Objective):

@@ -36,6 +36,7 @@ class Pool:
         self.of, self.stage, self.search = run, stage, search
         self.waiting, self.size = waiting, size
         self.objective, self.last = stage.attack.objective, stage.attack.last
+        self.surrogate = run.surrogate_of(stage.attack)
         self.rows = np.empty(0, np.int64)
         self.aim = np.empty(0, np.int64)
         self.tried = np.empty(0, np.int64)
@@ -82,18 +83,23 @@ class Pool:
         assert state is not None
         probes = state.x.shape[1]
         rows = np.repeat(self.rows, probes)
-        leaf, vectors = victim.probe(state.x.flatten(0, 1), self.search.needs_gradient)
-        self.of.record.passes[self.rows] += probes
+        x, climbs = state.x.flatten(0, 1), self.search.needs_gradient
+        leaf, vectors = victim.probe(x, climbs and self.surrogate is None)
+        self.of.record.passes[self.rows] += probes if self.surrogate is None else 2 * probes
         prepared = victim.gallery.prepare(vectors)
         standing = self.of.stand(rows, prepared.detach())
         if not self.last:
             self._claim(rows, state, standing.rank)
         changed = self._move_aims()
         aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
-        clean = self.of.queries.clean[self._tensor(rows)]
-        loss = self.objective(Scene(victim.gallery, prepared, standing, aim, clean))
+        at = self._tensor(rows)
+        if self.surrogate is None:
+            scene = Scene(victim.gallery, prepared, standing, aim, self.of.queries.clean[at])
+        else:
+            leaf, scene = self.surrogate.look(x, at, self.of.queries.marks[rows], aim, climbs)
+        loss = self.objective(scene)
         gradient = None
-        if self.search.needs_gradient:
+        if climbs:
             (full,) = torch.autograd.grad(loss.sum(), leaf)
             gradient = full[: len(rows)].nan_to_num(0.0).unflatten(0, (-1, probes))
         losses = loss.detach().unflatten(0, (-1, probes))
@@ -134,7 +140,7 @@ class Pool:
         """
         assert self.state is not None
         over = self.t >= self.search.steps
-        if self.objective.crosses:
+        if self.objective.crosses and self.surrogate is None:
             # What a search says of its prospects holds where its loss is the distance to the goal.
             over |= self.search.settled(self.state, self._tensor(self.t), self.grid).cpu().numpy()
         spent = (self.aim > 0) & over

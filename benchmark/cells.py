@@ -226,6 +226,7 @@ def _work(outcome: Outcome) -> tuple[Work, ...]:
                 seconds=done.seconds,
                 declares=tuple(sorted(done.attack.declares)),
                 broke=tuple(broke.sum(1).tolist()),
+                surrogate=done.surrogate,
             )
         )
     return tuple(found)

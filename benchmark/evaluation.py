@@ -18,6 +18,7 @@ from benchmark.cells import kept_rows, require_writable, store_outcome
 from benchmark.checks import require_independence
 from benchmark.metrics import CleanMetrics
 from benchmark.scoring import AttackOutcome, Outcome, Scorer, Settings
+from benchmark.surrogates import pinned
 from benchmark.tasks import RetrievalTask
 from leaderboard.statistics import resample
 
@@ -159,7 +160,7 @@ def evaluate(
         raise UserError(f"The seed {seed} is negative; give 0 or more.")
     if store is not None:
         require_writable(Path(store))
-    chosen = find_suite(suite)
+    chosen = pinned(find_suite(suite))
     for norm in norms:
         for attack in chosen.attacks:
             attack.require_norm(norm)

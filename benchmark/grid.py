@@ -18,6 +18,7 @@ from attacks.attack import Attack
 from attacks.budget import NORMS
 from attacks.catalogue import Suite, attack_table, find_suite
 from attacks.errors import UserError
+from attacks.objectives import Transfer
 from attacks.searches import Search
 from attacks.table import unknown
 from attacks.victim import check_output, frozen
@@ -38,6 +39,7 @@ from benchmark.checks.outsiders import BLIND
 from benchmark.checks.trial import QUERIES
 from benchmark.pictures import kept_path, pictures_path, write_pictures
 from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
+from benchmark.surrogates import pinned
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
 
@@ -128,6 +130,7 @@ def most_passes(attack: Attack, budgets: int, ks: int) -> int:
     runs = 1 if attack.search.min_norm else budgets
     # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more.
     most = attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
+    most *= 2 if isinstance(attack.objective, Transfer) else 1
     return math.ceil(attack.share * most)
 
 
@@ -238,7 +241,7 @@ def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
                 f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
             )
         for name in spec.suites:
-            suite = find_suite([name] if spec.alone else name)
+            suite = pinned(find_suite([name] if spec.alone else name))
             for attack in suite.attacks:
                 attack.require_norm(norm)
             yield suite, norm

@@ -7,6 +7,7 @@ from typing import Any
 from attacks.catalogue import find_suite
 from attacks.errors import UserError
 from benchmark.grid import GridSpec
+from benchmark.surrogates import pinned
 from leaderboard.entry import Entry
 
 
@@ -15,7 +16,7 @@ def stale_rows(entries: Sequence[Entry], problem: Callable[[str], None]) -> list
     stale = []
     for entry in entries:
         try:
-            digest = find_suite(entry.suite.name).digest
+            digest = pinned(find_suite(entry.suite.name)).digest
         except UserError as error:
             problem(f"{entry.model.name} on {entry.dataset.name} ({entry.norm}): {error}")
             continue

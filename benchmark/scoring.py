@@ -17,10 +17,13 @@ from attacks.budget import budgets as grid
 from attacks.engine import Queries, Run
 from attacks.errors import UserError
 from attacks.lean import bfloat16_holds, lean_model
+from attacks.objectives import Transfer
 from attacks.record import Record
 from attacks.retrieval import Distance, Embedded, Gallery
+from attacks.surrogate import Surrogate
 from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
+from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
 
 _log = logging.getLogger(__name__)
@@ -82,13 +85,17 @@ def _device(name: str) -> torch.device:
 
 @dataclass
 class AttackOutcome:
-    """What one attack did: queries shown, passes, seconds, and the worst ranks (B, Q) after it."""
+    """What one attack did: queries shown, passes, seconds, and the worst ranks (B, Q) after it.
+
+    `surrogate`: how many of the forward passes went through another model than the one attacked.
+    """
 
     attack: Attack
     shown: int
     meter: Meter
     seconds: float
     rank: np.ndarray
+    surrogate: int = 0
 
 
 @dataclass
@@ -129,6 +136,7 @@ class Scorer:
         self.reach = np.where(
             self.clean.matches > 0, self.gallery.count_impostors(self.queries.labels, self.queries.ids), 0
         )
+        self._others: dict[str, Scorer] = {}
         self._lean = self._make_lean()
         self.amp = self.settings.amp and self._amp_holds()
 
@@ -201,24 +209,61 @@ class Scorer:
 
         def go() -> AttackOutcome:
             outcome.record.restore(before)
-            victim = Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.amp)
+            victim, surrogate = self._victim(), self._surrogate_of(attack, outcome.rows)
             start = time.perf_counter()
-            shown = self._engine(victim, outcome, attack, seed).attack(attack, number)
+            shown = self._engine(victim, surrogate, outcome, attack, seed).attack(attack, number)
             seconds = time.perf_counter() - start
-            return AttackOutcome(attack, len(shown), victim.meter, seconds, outcome.record.rank.copy())
+            aside = Meter() if surrogate is None else surrogate.model.meter
+            victim.meter.count(aside.forward, aside.backward)
+            rank = outcome.record.rank.copy()
+            return AttackOutcome(attack, len(shown), victim.meter, seconds, rank, aside.forward)
 
         return self._halving(go)
 
-    def _engine(self, victim: Victim, outcome: Outcome, attack: Attack, seed: int) -> Run:
+    def _victim(self) -> Victim:
+        return Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.amp)
+
+    def surrogate(self, source: str) -> "Scorer":
+        """Another model of the registry in front of the same task; embeds at the first call only."""
+        if source not in self._others:
+            loaded = load_surrogate(source)
+            module = loaded.module.eval().requires_grad_(False)
+            try:
+                other = Scorer(module, self.task, loaded.spec.distance, self.settings, tick=self.tick)
+            except UserError as error:
+                raise UserError(f"The surrogate {source} on {self.task.name}: {error}") from error
+            self._others[source] = other
+        return self._others[source]
+
+    def same_as(self, other: "Scorer") -> bool:
+        """Whether two models embed the task alike: the same one, under whatever name."""
+        same = self.vectors.shape == other.vectors.shape
+        return same and torch.allclose(self.vectors, other.vectors, atol=1e-5)
+
+    def _surrogate_of(self, attack: Attack, rows: np.ndarray) -> Surrogate | None:
+        if not isinstance(attack.objective, Transfer):
+            return None
+        other = self.surrogate(attack.objective.source)
+        if self.same_as(other):
+            _log.warning("%s: the surrogate is the attacked model itself; this is no transfer.", attack.name)
+        return Surrogate(other._victim(), other._prepared(rows))
+
+    def _prepared(self, rows: np.ndarray) -> Tensor:
+        """Prepared clean embeddings of some queries, (rows, D)."""
+        return self.gallery.prepare(self.queries.vectors[torch.from_numpy(rows).to(self.device)])
+
+    def _engine(
+        self, victim: Victim, surrogate: Surrogate | None, outcome: Outcome, attack: Attack, seed: int
+    ) -> Run:
         places = self.task.query[outcome.rows]
         queries = Queries(
             load=lambda rows: self.task.load(places[rows]),
             ids=self.task.ids[places],
             marks=self.gallery.marks(self.task.labels[places], self.task.ids[places]),
-            clean=self.gallery.prepare(self.queries.vectors[torch.from_numpy(outcome.rows).to(self.device)]),
+            clean=self._prepared(outcome.rows),
         )
-        counter = _Counter(self.tick, attack.name)
-        return Run(victim, queries, outcome.record, seed, self.batch, counter, self.settings.pick_workers())
+        counter, workers = _Counter(self.tick, attack.name), self.settings.pick_workers()
+        return Run(victim, queries, outcome.record, seed, self.batch, counter, workers, surrogate)
 
     def _halving(self, work: Callable[[], T]) -> T:
         def go(batch: int) -> T:

@@ -306,6 +306,7 @@ def _plus(a: Work, b: Work) -> Work:
         seconds=a.seconds + b.seconds,
         declares=a.declares,
         broke=tuple(map(sum, zip(a.broke, b.broke, strict=False))),
+        surrogate=a.surrogate + b.surrogate,
     )
 
 

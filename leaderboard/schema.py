@@ -91,6 +91,7 @@ class Work(_Strict):
 
     `declares`: what kind of attack it says it is ("white-box", ...); `broke`: per budget, the queries
     whose recall at the smallest k held before it and not after. Older records have neither.
+    `surrogate`: how many of the forward passes went through another model (attacks by transfer).
     """
 
     attack: str
@@ -100,6 +101,7 @@ class Work(_Strict):
     seconds: float = Field(ge=0)
     declares: tuple[str, ...] = ()
     broke: tuple[int, ...] = ()
+    surrogate: int = Field(default=0, ge=0)
 
 
 class Check(_Strict):

@@ -154,7 +154,7 @@ MUTATIONS = (
     Mutation(
         "an objective without a goal stops early",
         "attacks/pool.py",
-        "        if self.objective.crosses:\n",
+        "        if self.objective.crosses and self.surrogate is None:\n",
         "        if True:\n",
         ENGINE,
     ),

@@ -6,17 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.ascend import ascend
-from attacks.catalogue import attack_table
-from attacks.objectives import Margin, Scene
+from attacks.catalogue import attack_table, find_attack
 from attacks.retrieval import Standing
-from attacks.searches import PGD
-from attacks.victim import frozen
 from benchmark.checks.clean import embed
 from benchmark.checks.gradients import NO_SEARCH
 from benchmark.checks.trial import Trial, held
 from benchmark.checks.verdict import not_run, verdict
-from benchmark.scoring import Scorer, halving
+from benchmark.scoring import Scorer
 from leaderboard.records import Check
 from models import registry
 
@@ -43,18 +39,12 @@ def transfer(trial: Trial) -> Check:
     left = trial.rows[held(trial.white_box)]
     if not len(left):
         return _missed(trial, name, "nothing was left to attack", 0)
-    found = _surrogate(trial.scorer)
-    if found is None:
+    source = _surrogate(trial.scorer)
+    if source is None:
         return not_run(name, f"no other bundled model was trained on {trial.scorer.task.name}")
-    surrogate, other = found
-
-    def count(batch: int) -> int:
-        parts = np.array_split(left, -(-len(left) // batch))
-        return sum(int((_rank(trial.scorer, _craft(trial, other, p), p) > 1).sum()) for p in parts)
-
-    with frozen(other.model):
-        broken = halving(count, trial.scorer.batch)
-    return _missed(trial, name, f"images crafted on {surrogate}", broken)
+    crafted = find_attack("transfer").change(source=source, steps="20")
+    broken = int((~held(trial.run([crafted], rows=left))).sum())
+    return _missed(trial, name, f"images crafted on {source}", broken)
 
 
 def _missed(trial: Trial, name: str, what: str, broken: int) -> Check:
@@ -65,36 +55,14 @@ def _missed(trial: Trial, name: str, what: str, broken: int) -> Check:
     return verdict(name, share > limit, "flag", message, share, limit)
 
 
-def _surrogate(scorer: Scorer) -> tuple[str, Scorer] | None:
+def _surrogate(scorer: Scorer) -> str | None:
     """Another model whose weights lie in the tree; not the scored one itself under another name."""
     for name, spec in registry.MODELS.items():
         if spec.trained_on != scorer.task.name or not Path(spec.weights.file).is_file():
             continue
-        module = registry.load(name).module
-        with frozen(module):
-            other = Scorer(module, scorer.task, spec.distance, scorer.settings)
-        same = other.vectors.shape == scorer.vectors.shape and torch.allclose(
-            other.vectors, scorer.vectors, atol=1e-5
-        )
-        if not same:
-            return name, other
+        if not scorer.same_as(scorer.surrogate(name)):
+            return name
     return None
-
-
-def _craft(trial: Trial, other: Scorer, rows: np.ndarray) -> Tensor:
-    """PGD on the surrogate's margin to the last step: what stops at success hardly transfers."""
-    marks = other.gallery.marks(other.queries.labels[rows], other.queries.ids[rows])
-    aim = torch.ones(len(rows), dtype=torch.int64, device=other.device)
-
-    def loss(x: Tensor) -> Tensor:
-        vectors = other.gallery.prepare(other.model(x))
-        standing = Standing(other.gallery, vectors.detach(), marks)
-        return Margin()(Scene(other.gallery, vectors, standing, aim, vectors.detach()))
-
-    search, ids = PGD(steps=20), other.task.ids[other.task.query[rows]].tolist()
-    trial.meter.forward += len(rows) * (search.steps + 1)
-    trial.meter.backward += len(rows) * search.steps
-    return ascend(loss, trial.images(rows), search, trial.budget, ids=ids, seed=trial.seed)
 
 
 def _rank(scorer: Scorer, x: Tensor, rows: np.ndarray) -> np.ndarray:

@@ -102,7 +102,11 @@ def _attacks(results: Path) -> Listing:
             attack.name,
             attack.objective.name,
             attack.search.name,
-            " ".join(f"{name}={value}" for name, value in parameters(attack.search).items()),
+            " ".join(
+                f"{name}={value}"
+                for part in (attack.search, attack.objective)
+                for name, value in parameters(part).items()
+            ),
             attack.paper or attack.search.paper,
             attack.about,
         )

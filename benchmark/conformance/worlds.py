@@ -11,6 +11,7 @@ from attacks.budget import NORMS, budgets
 from attacks.engine import Queries, Run
 from attacks.record import Record
 from attacks.retrieval import Distance, Embedded, Gallery, ranks
+from attacks.surrogate import Surrogate
 from attacks.victim import Victim, frozen
 
 # By how much the robust radius of the linear world moves a pixel, all moved alike.
@@ -48,11 +49,12 @@ class World:
         seed: int = 0,
         batch: int = 32,
         keep_at: int = 0,
-        **victim: object,
+        **how: object,
     ) -> Run:
         """Ready to attack some queries (positions in `query`); the model must be frozen around it.
 
-        Every image found at the budget `keep_at` is kept.
+        Every image found at the budget `keep_at` is kept. An attack by transfer meets the model itself
+        as its surrogate, so that what is known of the model holds for the attack.
         """
         rows = np.arange(len(self.query)) if rows is None else rows
         gallery = self.build_gallery()
@@ -72,7 +74,8 @@ class World:
             gallery.marks(items.labels, items.ids),
             gallery.prepare(items.vectors),
         )
-        return Run(Victim(self.model, gallery, **victim), queries, record, seed, batch)  # type: ignore[arg-type]
+        victim = Victim(self.model, gallery, **how)  # type: ignore[arg-type]
+        return Run(victim, queries, record, seed, batch, surrogate=Surrogate(victim, queries.clean))
 
     def run(
         self,
@@ -84,11 +87,11 @@ class World:
         batch: int = 32,
         keep_at: int = 0,
         workers: int = 1,
-        **victim: object,
+        **how: object,
     ) -> Record:
         """Attack some queries and return what was found; every image found at `keep_at` is kept."""
         with frozen(self.model):
-            run = self.open(norm, radii, rows, seed, batch, keep_at, **victim)
+            run = self.open(norm, radii, rows, seed, batch, keep_at, **how)
             run.workers = workers
             run.attack(attack)
         return run.record
