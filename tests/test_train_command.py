@@ -98,7 +98,7 @@ def wait_for_epochs(path, count, process):
     raise AssertionError(process.communicate())
 
 
-LONG = ("--epochs", "25", "--ema", "0.9")
+LONG = ("--epochs", "15", "--ema", "0.9")
 
 
 def test_kill_9_and_control_c_and_the_same_command_gives_the_same_weights(own, tmp_path):
