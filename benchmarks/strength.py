@@ -27,6 +27,7 @@ import torch
 
 from attacks.catalogue import Suite, attack_table, find_suite
 from attacks.errors import UserError
+from attacks.objectives import Transfer
 from attacks.victim import frozen
 from benchmark.datasets import load_task
 from benchmark.scoring import Scorer, Settings
@@ -88,7 +89,9 @@ def compare(suite: np.ndarray, rival: np.ndarray, budgets: Sequence[str], ks: Se
 
 def rivals_for(norm: str, wanted: Sequence[str] | None) -> list[Suite]:
     """The wanted attacks, or every rival, that attack this norm (each as a suite of one)."""
-    names = wanted or [*FOOLBOX, *attack_table()]
+    # Which model to transfer from is for the caller to say: --rival transfer:source=MODEL.
+    own = [name for name, attack in attack_table().items() if not isinstance(attack.objective, Transfer)]
+    names = wanted or [*FOOLBOX, *own]
     return [one for one in (find_suite([name]) for name in names) if _fits(one, norm)]
 
 
