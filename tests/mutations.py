@@ -20,7 +20,7 @@ class Mutation:
 
 RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
 ORACLE, SEARCHES = "tests/test_attacks_oracle.py", "tests/test_searches.py"
-ROBRANK = "tests/test_robrank.py"
+ROBRANK, CHECKS = "tests/test_robrank.py", "tests/test_checks_full.py"
 
 MUTATIONS = (
     Mutation(
@@ -403,5 +403,82 @@ MUTATIONS = (
         'if threat.moves == "candidate" else',
         'if threat.moves == "nobody" else',
         ROBRANK,
+    ),
+    Mutation(
+        "noise meets the same points again at its next aim",
+        "attacks/searches/random_points.py",
+        "        shape = tuple(state.origin.shape[1:])\n",
+        "        shape, state.turn = tuple(state.origin.shape[1:]), 1 + 2 * look.t\n",
+        SEARCHES,
+    ),
+    Mutation(
+        "the check for a missing gradient never fires",
+        "benchmark/checks/gradients.py",
+        "    return int((~flat.isfinite().all(1) | (flat == 0).all(1)).sum())\n",
+        "    return 0\n",
+        CHECKS,
+    ),
+    Mutation(
+        "twice the steps is flagged where the search gets worse by it",
+        "benchmark/checks/gradients.py",
+        'verdict(name, gain > limit, "flag", message, gain, limit)',
+        'verdict(name, gain < -limit, "flag", message, gain, limit)',
+        CHECKS,
+    ),
+    Mutation(
+        "what black boxes break is flagged below the limit, not above",
+        "benchmark/checks/outsiders.py",
+        'verdict(name, share > limit, "flag", message, share, limit)',
+        'verdict(name, share < limit, "flag", message, share, limit)',
+        CHECKS,
+    ),
+    Mutation(
+        "the canary outlives every attack",
+        "benchmark/checks/canary.py",
+        'verdict(_NAME, left > 1, "block", message, left, 1)',
+        'verdict(_NAME, False, "block", message, left, 1)',
+        CHECKS,
+    ),
+    Mutation(
+        "a collapsed model need only match chance",
+        "benchmark/checks/clean.py",
+        "    floor = max(5 * chance, 0.05)\n",
+        "    floor = chance / 2\n",
+        "tests/test_checks.py",
+    ),
+    Mutation(
+        "a random defence passes for a model that repeats itself",
+        "benchmark/checks/clean.py",
+        'verdict("repeatability", apart > 1e-4, "block", message, apart, 1e-4)',
+        'verdict("repeatability", False, "block", message, apart, 1e-4)',
+        "tests/test_checks.py",
+    ),
+    Mutation(
+        "the mean of n passes is one pass",
+        "models/averaged.py",
+        "for _ in range(self.passes)",
+        "for _ in range(1)",
+        CHECKS,
+    ),
+    Mutation(
+        "the mean of passes counts like one deterministic model",
+        "benchmark/checks/clean.py",
+        'verdict("expectation over passes", True, "block", message, passes, 1)',
+        'verdict("expectation over passes", False, "block", message, passes, 1)',
+        CHECKS,
+    ),
+    Mutation(
+        "random models are attacked by the full checks as if they were not",
+        "benchmark/checks/full.py",
+        "    if random:\n",
+        "    if False:\n",
+        CHECKS,
+    ),
+    Mutation(
+        "an iterate that breaks a query is heard and forgotten",
+        "benchmark/checks/listener.py",
+        "                self.broke[owner[rank > 1]] = True\n",
+        "",
+        CHECKS,
     ),
 )
