@@ -36,7 +36,7 @@ def find(name: str) -> Attack:
     """
     kind = name.removeprefix(PREFIX)
     search = Bridge(name, foolbox_names.defaults(kind))
-    declares = frozenset({"untargeted"})
+    declares = foolbox_names.declares(kind)
     return Attack(name, Margin(), search, declares=declares, about=f"foolbox's {kind} on k = 1")
 
 

@@ -188,6 +188,11 @@ def is_min_norm(kind: str) -> bool:
     return issubclass(_class(kind), _library().attacks.base.MinimizationAttack)
 
 
+def declares(kind: str) -> frozenset[str]:
+    """What kind of attack it is, for the laws that it must obey (see `attacks.attack.Attack`)."""
+    return frozenset({"untargeted"}) | _DECLARES.get(_stem(kind), frozenset())
+
+
 def needs_start(kind: str) -> bool:
     """Whether it walks along the boundary from a point beyond it (the FMN family may, but need not)."""
     return "init_attack" in _signature(kind) and not kind.endswith("FMNAttack")
@@ -212,4 +217,23 @@ _PASSES: dict[str, Callable[[Mapping[str, Any]], int]] = {
     "L2DeepFoolAttack": lambda options: options["steps"] * (options["candidates"] or 100),
     "LinfDeepFoolAttack": lambda options: options["steps"] * (options["candidates"] or 100),
     "LinearSearchBlendedUniformNoiseAttack": lambda options: options["steps"] + options["directions"] + 1,
+}
+
+
+_ITERATIVE = frozenset({"white-box", "iterative"})
+# By name without its norm; those that are neither (noise, contrast, blur) claim nothing.
+_DECLARES: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            *("PGD", "ProjectedGradientDescentAttack", "AdamPGD", "AdamProjectedGradientDescentAttack"),
+            *("BasicIterativeAttack", "AdamBasicIterativeAttack", "MIFGSM"),
+            *("MomentumIterativeFastGradientMethod", "FMNAttack", "DDNAttack", "CarliniWagnerAttack"),
+            *("DeepFoolAttack", "NewtonFoolAttack", "BrendelBethgeAttack", "EADAttack"),
+        ),
+        _ITERATIVE,
+    ),
+    **dict.fromkeys(
+        ("FGSM", "FGM", "FastGradientAttack", "VirtualAdversarialAttack"), frozenset({"white-box"})
+    ),
+    **dict.fromkeys(("HopSkipJumpAttack", "BoundaryAttack"), frozenset({"black-box", "iterative"})),
 }

@@ -17,6 +17,8 @@ from attacks.errors import UserError
 from attacks.objectives import Margin, Objective, Scene
 from attacks.searches import PGD, Look, Search, State, begin, climb, scatter
 from benchmark.conformance import LAWS, Law, Report, check_attack
+from benchmark.conformance.limits import PASSES, affordable
+from benchmark.conformance.report import failed
 
 GRADIENT = frozenset({"white-box", "iterative", "untargeted"})
 SWIFT = [law for law in LAWS if law.name != "canary"]
@@ -510,3 +512,43 @@ def test_the_driven_run_drops_and_joins_rows() -> None:
     for own in IDS:
         assert len(trace.iterates[own]) == 7
         assert torch.equal(trace.iterates[own][0][0], scatter(images([own]), Linf("0.1"), [own], 0)[0])
+
+
+def test_a_slow_attack_is_tried_with_fewer_steps_and_the_report_says_so():
+    attack = find_attack("foolbox:HopSkipJumpAttack")
+    cut, said = affordable(attack)
+    assert attack.search.passes > 10_000 and cut.search.passes <= PASSES
+    assert cut.name == attack.name and 0 < cut.search.options["steps"] < attack.search.options["steps"]
+    assert f"{attack.search.passes:,} passes" in said and f"{cut.search.options['steps']} steps" in said
+    few = find_attack("foolbox:LinfPGD:steps=5")
+    for name in ("pgd", "square"):
+        assert affordable(find_attack(name)) == (find_attack(name), "")
+    assert affordable(few) == (few, "")
+
+
+def test_only_what_more_steps_might_mend_is_forgiven_to_an_attack_that_was_cut():
+    def verdict(law, expected):
+        return Law(law, "it", lambda case: failed("not it"), ("linf",)), expected
+
+    laws = [verdict("oracle, reach", "note"), verdict("ball and box", "fail")]
+    slow = check_attack(find_attack("foolbox:HopSkipJumpAttack"), [law for law, _ in laws])
+    assert [one.outcome for one in slow.findings] == ["note", *(expected for _, expected in laws)]
+    assert slow.findings[0].law == "time" and slow.broken == ("ball and box",)
+    quick = check_attack(find_attack("foolbox:LinfPGD"), [law for law, _ in laws])
+    assert quick.broken == ("oracle, reach", "ball and box")
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("LinfPGD", {"white-box", "iterative"}),
+        ("L2CarliniWagnerAttack", {"white-box", "iterative"}),
+        ("LInfFMNAttack", {"white-box", "iterative"}),
+        ("FGSM", {"white-box"}),
+        ("HopSkipJumpAttack", {"black-box", "iterative"}),
+        ("BoundaryAttack", {"black-box", "iterative"}),
+        ("LinfAdditiveUniformNoiseAttack", set()),
+    ],
+)
+def test_foolbox_attacks_declare_what_they_are(name, tags):
+    assert find_attack(f"foolbox:{name}").declares == tags | {"untargeted"}
