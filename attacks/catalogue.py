@@ -105,13 +105,13 @@ _ATTACKS = (
 _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
     "standard": (
-        ("fmn:steps=60", "pgd", "pgd-push:steps=20", "square-probe"),
-        "the ranking suite: min-norm, then cold PGD with two objectives and a black-box probe",
+        ("fmn:steps=60,hurry=1", "cw", "pgd", "apgd", "pgd-push:steps=20", "square-probe"),
+        "the ranking suite: min-norm twice, then cold starts with two objectives and a black-box probe",
     ),
     "thorough": (
         (
-            *("fmn:steps=200", "pgd:steps=100,restarts=3", "apgd:steps=100", "pgd-push:steps=40"),
-            *("pgd-drift:steps=40", "cw", "square:steps=1000"),
+            *("fmn:steps=200,hurry=1", "cw:steps=200", "pgd:steps=100,restarts=3", "apgd:steps=100"),
+            *("pgd-push:steps=40", "pgd-drift:steps=40", "square:steps=1000"),
         ),
         "more steps, restarts and searches, to see what `standard` may have missed",
     ),

@@ -42,7 +42,7 @@ class Pool:
         self.tried = np.empty(0, np.int64)
         self.t, self.pace = np.empty(0, np.int64), np.empty(0, np.int64)
         self.state: State | None = None
-        self.grid = torch.tensor([b.eps for b in run.record.budgets], device=run.victim.device)
+        self.radii = torch.tensor([0.0, *(b.eps for b in run.record.budgets)], device=run.victim.device)
         self.final: list[_Final] = []
 
     def run(self) -> None:
@@ -142,7 +142,7 @@ class Pool:
         over = self.t >= self.search.steps
         if self.objective.crosses and self.surrogate is None:
             # What a search says of its prospects holds where its loss is the distance to the goal.
-            over |= self.search.settled(self.state, self._tensor(self.t), self.grid).cpu().numpy()
+            over |= self.search.settled(self.state, self._tensor(self.t), self._goal()).cpu().numpy()
         spent = (self.aim > 0) & over
         self.tried = np.where(spent, self.aim, self.tried)
         done = self.aim == 0
@@ -162,6 +162,11 @@ class Pool:
         self.rows, self.aim, self.tried, self.t, self.pace = (
             values[stay] for values in (self.rows, self.aim, self.tried, self.t, self.pace)
         )
+
+    def _goal(self) -> Tensor:
+        """The radius of the largest budget at which each row's aim still holds, 0 for none: (rows,)."""
+        holds = (self.of.record.rank[:, self.rows] <= self.aim).sum(0)
+        return self.radii[self._tensor(holds)]
 
     def _settle(self) -> None:
         """Look at last iterates; a row that breaks its aim only there goes back for the next one."""

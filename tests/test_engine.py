@@ -456,10 +456,10 @@ def test_a_smaller_budget_is_tried_only_on_what_the_larger_one_broke() -> None:
 
 def test_a_min_norm_search_stops_far_above_the_next_budget() -> None:
     """At a quarter of the steps far means 1.75 times the budget below; at the end 1 time."""
-    search, grid = FMN(steps=40), torch.tensor([0.1, 0.2])
+    search, goal = FMN(steps=40), torch.full((5,), 0.1)
     state = search.start(torch.rand(5, 1, 2, 2), Linf("0.2"), list(range(5)), 0)
     state.best = torch.tensor([0.19, 0.17, 0.09, 0.105, torch.inf])  # type: ignore[attr-defined]
-    stops = {t: search.settled(state, torch.full((5,), t), grid).tolist() for t in (9, 10, 39)}
+    stops = {t: search.settled(state, torch.full((5,), t), goal).tolist() for t in (9, 10, 39)}
     assert stops[9] == [False] * 5
     assert stops[10] == [True, False, False, False, False]
     assert stops[39] == [True, True, False, True, False]
@@ -489,11 +489,11 @@ def test_a_probe_sees_the_same_part_of_the_queries_in_every_sharding() -> None:
 
 
 def test_pgd_stops_half_way_where_the_goal_is_out_of_reach() -> None:
-    search, grid = PGD(steps=40, hope=8.0), torch.tensor([0.1])
+    search, goal = PGD(steps=40, hope=8.0), torch.full((3,), 0.1)
     state = search.start(torch.rand(3, 1, 2, 2), Linf("0.1"), [0, 1, 2], 0)
     state.early = torch.tensor([-1.0, -1.0, -1.0])  # type: ignore[attr-defined]
     state.best = torch.tensor([-0.95, -0.85, 0.1])  # type: ignore[attr-defined]
-    stops = {t: search.settled(state, torch.full((3,), t), grid).tolist() for t in (20, 21, 22)}
+    stops = {t: search.settled(state, torch.full((3,), t), goal).tolist() for t in (20, 21, 22)}
     # To gain 0.95 at 8 times 0.05 is out of reach; 0.85 at 8 times 0.15 is not.
     assert stops == {20: [False] * 3, 21: [True, False, False], 22: [False] * 3}
 
@@ -503,7 +503,7 @@ def test_an_objective_without_a_goal_is_searched_to_the_last_step() -> None:
 
     @dataclass(frozen=True)
     class GivesUp(Script):
-        def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+        def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
             return torch.ones_like(t, dtype=torch.bool)
 
     search = GivesUp(steps=6, moves=(0.0,))

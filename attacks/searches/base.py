@@ -99,10 +99,11 @@ class Search(ABC):
         """How fast t runs once the aim has moved to a later k: 2 for half of the steps."""
         return 1
 
-    def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
+    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
 
-        `t` (rows,): the steps made for the present aim; `grid` (B,): the radii of all budgets, rising.
+        `t` (rows,): the steps made for the present aim; `goal` (rows,): the radius of the largest budget
+        at which the aim still holds, 0 where there is none: a larger perturbation changes nothing.
         """
         return torch.zeros_like(t, dtype=torch.bool)
 
@@ -118,6 +119,16 @@ class Search(ABC):
 def begin(x: Tensor, budget: Budget) -> State:
     """The plain state: one probe at the clean image."""
     return State(x[:, None].clone(), x.clone(), budget.radii(x))
+
+
+def far_from(goal: Tensor, best: Tensor, progress: Tensor, patience: float) -> Tensor:
+    """Rows of a min-norm search whose best norm, inf before the first, is far above `goal`: (rows,).
+
+    Best norms fall fast at first and slowly later, so what counts as far shrinks with the `progress` from
+    0 to 1: from (1 + `patience`) times the goal to the goal itself. No row is given up in the first quarter.
+    """
+    limit = goal * (1 + patience * (1 - progress))
+    return best.isfinite() & (best > limit) & (progress >= 0.25)
 
 
 def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks.budget import Budget, spread
-from attacks.searches.base import Look, Search, State, begin, per_pixel
+from attacks.searches.base import Look, Search, State, begin, far_from, per_pixel
 
 
 @dataclass
@@ -34,16 +34,22 @@ class CW(Search):
     makes both terms equally steep at the linear estimate of the boundary, twice over; a round begins
     where the last one ended, with fresh moments; Adam divides by squared gradients per pixel in Linf,
     per image in L2 (`Budget.level`); its step falls within each round from `stride` to `last` times
-    the row's best norm, spread over the pixels.
+    the row's best norm, spread over the pixels; a row far above every budget that it could change
+    stops (`patience`: see `far_from`).
     """
 
     steps: int = 100
     rounds: int = 4
     stride: float = 0.5
     last: float = 0.002
+    patience: float = 1.0
     name = "cw"
     paper = "arXiv 1608.04644"
     min_norm = True
+
+    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
+        assert isinstance(state, _CWState)
+        return far_from(goal, state.best, t / self.steps, self.patience)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)

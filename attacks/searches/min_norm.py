@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks.budget import Budget, spread
-from attacks.searches.base import Look, Search, State, begin, climb
+from attacks.searches.base import Look, Search, State, begin, climb, far_from
 
 
 @dataclass
@@ -27,8 +27,9 @@ class FMN(Search):
 
     `stride` and `last`: the first and the last step in units of the row's own radius, so that one
     setting serves every norm and image size (the paper's step is an absolute length); `factor`:
-    the first and the last shrinking factor of the radius; `patience`: see `settled`; `hurry`: a later k
-    begins near its boundary and gets so many times fewer steps.
+    the first and the last shrinking factor of the radius; `patience`: see `far_from`; `hurry`: a later k
+    gets so many times fewer steps (2 saves a third of the passes; at the headline budget it leaves R@4 of a
+    robust model .545 where 1 leaves .508, measured on 400 queries).
     """
 
     steps: int = 40
@@ -45,17 +46,9 @@ class FMN(Search):
     def pace(self) -> int:
         return self.hurry
 
-    def settled(self, state: State, t: Tensor, grid: Tensor) -> Tensor:
-        """Rows still far above the next smaller budget: only by passing below it would they change a result.
-
-        The best norm falls fast at first and slowly later, so what counts as far shrinks with time:
-        from (1 + `patience`) times that budget to the budget itself.
-        """
+    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _FMNState)
-        below = torch.searchsorted(grid, state.best) - 1
-        limit = grid[below.clamp_min(0)] * (1 + self.patience * (1 - t / self.steps))
-        known = state.best.isfinite() & (below >= 0) & (t >= self.steps / 4)
-        return known & (state.best > limit)
+        return far_from(goal, state.best, t / self.steps, self.patience)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
