@@ -7,7 +7,7 @@ with the same versions of torch and one thread the weights come out the same.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,17 @@ from benchmark import evaluate
 from benchmark.datasets import load_task
 from benchmark.training import Training, make
 from models.cards import store, write_zoo
-from models.recipes import Natural, Panum2021, Recipe, VisualPhishNet
+from models.recipes import (
+    ACT,
+    EST,
+    HM,
+    Natural,
+    Panum2021,
+    Panum2021Naive,
+    Recipe,
+    VisualPhishNet,
+    VisualPhishNetAdv,
+)
 from models.registry import ZOO, load
 from models.spec import InputSpec, ModelSpec, read_toml
 from models.training import Settings
@@ -32,9 +42,14 @@ GLYPHS: dict[str, Any] = {
     "input": InputSpec(channels=1),
 }
 CONVNET: dict[str, Any] = {"arch": "convnet", "dim": 64, **GLYPHS}
+VISUALPHISHNET: dict[str, Any] = {
+    **{"arch": "visualphishnet", "options": {"trunk": "small"}, "dim": 64, "head": "none"},
+    **{"distance": "euclidean", "loss": "triplet", "paper": "arXiv 1909.00300", **GLYPHS},
+}
+EPS = "0.1"
 # The sibling of a robust model is trained for as long, on the same batches.
 LENGTH = Settings(epochs=30, rate=3e-3, amp=True)
-ROBUST = Panum2021(loss="contrastive", role="anchor", eps="0.1")
+SLOWLY = replace(LENGTH, rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -43,53 +58,69 @@ class Bundled:
 
     spec: ModelSpec
     recipe: Recipe
-    settings: Settings
+    settings: Settings = LENGTH
 
 
+def convnet(name: str, title: str, recipe: Recipe, loss: str, **facts: Any) -> Bundled:
+    """The small convnet, trained by a recipe; a defence is named with its sibling and its paper."""
+    defended: dict[str, Any] = {"defence_eps": EPS} if recipe.budget else {}
+    spec = ModelSpec(name=name, title=title, training=recipe.name, loss=loss, **defended, **facts, **CONVNET)
+    return Bundled(spec, recipe)
+
+
+def visualphishnet(name: str, title: str, recipe: Recipe, **facts: Any) -> Bundled:
+    """VisualPhishNet with a trunk for small images."""
+    spec = ModelSpec(name=name, title=title, training=recipe.name, **facts, **VISUALPHISHNET)
+    return Bundled(spec, recipe, SLOWLY)
+
+
+PANUM = "arXiv 2102.07265"
 BUNDLED: Table[Bundled] = Table("bundled model")
 for _bundled in (
-    Bundled(
-        ModelSpec(
-            name="glyphs-natural",
-            title="Convnet, natural",
-            training="natural",
-            loss="contrastive",
-            **CONVNET,
-        ),
-        Natural(loss="contrastive"),
-        LENGTH,
+    convnet("glyphs-natural", "Convnet, natural", Natural(loss="contrastive"), "contrastive"),
+    visualphishnet("glyphs-visualphishnet", "VisualPhishNet (small)", VisualPhishNet(), baseline=True),
+    convnet(
+        "glyphs-panum2021",
+        "Convnet, Panum et al. 2021 (anchor)",
+        Panum2021(loss="contrastive", role="anchor", eps=EPS),
+        "contrastive",
+        **{"sibling": "glyphs-natural", "paper": PANUM},
     ),
-    Bundled(
-        ModelSpec(
-            name="glyphs-visualphishnet",
-            title="VisualPhishNet (small)",
-            arch="visualphishnet",
-            options={"trunk": "small"},
-            dim=64,
-            head="none",
-            distance="euclidean",
-            training="visualphishnet",
-            loss="triplet",
-            paper="arXiv 1909.00300",
-            baseline=True,
-            **GLYPHS,
-        ),
-        VisualPhishNet(),
-        Settings(epochs=30, rate=1e-3, amp=True),
+    convnet(
+        "glyphs-panum2021-naive",
+        "Convnet, all moved at once (naive)",
+        Panum2021Naive(loss="contrastive", eps=EPS),
+        "contrastive",
+        **{"sibling": "glyphs-natural", "paper": PANUM},
     ),
-    Bundled(
-        ModelSpec(
-            name="glyphs-panum2021",
-            title="Convnet, Panum et al. 2021 (anchor)",
-            training="panum2021",
-            loss="contrastive",
-            defence_eps="0.1",
-            sibling="glyphs-natural",
-            paper="arXiv 2102.07265",
-            **CONVNET,
-        ),
-        ROBUST,
-        LENGTH,
+    convnet("glyphs-natural-triplet", "Convnet, natural (triplet)", Natural(loss="triplet"), "triplet"),
+    convnet(
+        "glyphs-est",
+        "Convnet, EST",
+        EST(eps=EPS),
+        "triplet",
+        **{"sibling": "glyphs-natural-triplet", "paper": "arXiv 2002.11293"},
+    ),
+    convnet(
+        "glyphs-act",
+        "Convnet, ACT",
+        ACT(eps=EPS),
+        "triplet",
+        **{"sibling": "glyphs-natural-triplet", "paper": "arXiv 2106.03614"},
+    ),
+    convnet(
+        "glyphs-hm",
+        "Convnet, HM (gradual adversary)",
+        HM(eps=EPS),
+        "triplet",
+        **{"sibling": "glyphs-natural-triplet", "paper": "arXiv 2203.01439"},
+    ),
+    visualphishnet(
+        "glyphs-visualphishnet-adv",
+        "VisualPhishNet (small), made robust",
+        VisualPhishNetAdv(eps=EPS),
+        defence_eps=EPS,
+        sibling="glyphs-visualphishnet",
     ),
 ):
     BUNDLED.add(_bundled.spec.name, _bundled)
