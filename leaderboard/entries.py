@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
-from leaderboard.records import BrokenRecord, Cell, safe_name, scan, write_atomic
+from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
 from leaderboard.standing import assess
+from leaderboard.sums import field_sums
 
 __all__ = [
     "Entry",
@@ -23,11 +24,15 @@ __all__ = [
     "build_entry",
     "collect",
     "entry_path",
+    "entry_text",
     "load_entries",
     "load_entry",
     "same_queries",
     "save_entry",
 ]
+
+PUBLISHED = Path(__file__).parent
+"""Laid out as a results folder that holds `entries/` alone: the rows that the repository publishes."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +66,12 @@ def build_entries(cells: Iterable[Cell], problem: Callable[[str], None] = _log.w
 
 def _preference(cell: Cell) -> tuple[Any, ...]:
     r = cell.record
-    whole = r.shard.limit is None and r.dataset.full
+    return _nearness(r, r.shard.limit)
+
+
+def _nearness(r: CellRecord | Entry, limit: int | None) -> tuple[Any, ...]:
+    """How near to a ranked row, then how new."""
+    whole = limit is None and r.dataset.full
     return (r.protocol, r.suite.name == "standard", whole, len(r.budgets), r.created, r.key)
 
 
@@ -89,9 +99,14 @@ def save_entry(results: Path, entry: Entry) -> list[Path]:
     )
     write_atomic(path.with_suffix(".parquet"), buffer.getvalue())
     fields = entry.model_dump(mode="json")
-    text = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, entry_text({**fields, "sums": field_sums(fields)}))
     return [path, path.with_suffix(".parquet")]
+
+
+def entry_text(fields: dict[str, Any]) -> bytes:
+    """The one way to write an entry's fields as JSON; `sums` among them: a digest of each other one."""
+    text = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def load_entry(path: Path) -> Entry:
@@ -132,13 +147,35 @@ def load_entries(results: Path, problem: Callable[[str], None] = _log.warning) -
     return entries
 
 
-def collect(results: Path, problem: Callable[[str], None] = _log.warning) -> tuple[list[Entry], list[Entry]]:
+def collect(
+    results: Path, problem: Callable[[str], None] = _log.warning, published: Path | None = None
+) -> tuple[list[Entry], list[Entry]]:
     """Give all entries of a results folder, and those of them that were built from its cells.
 
-    An entry on disk counts where the folder holds no cell for its place (published rows).
+    An entry on disk counts where the folder holds no cell for its place (published rows). `published`:
+    a folder like `PUBLISHED` whose entries are shown as well; of two entries for one place the board
+    shows the one nearest to a ranked row, then the newest, then that of `results`.
     """
     built = build_entries(scan(results, problem=problem), problem)
     taken = {entry.at for entry in built}
-    kept = [e for e in load_entries(results, problem) if e.at not in taken]
-    everything = assess([*built, *kept])
-    return everything, [entry for entry in everything if entry.at in taken]
+    local = [*built, *(e for e in load_entries(results, problem) if e.at not in taken)]
+    others = load_entries(published, problem) if published else []
+    everything = assess(_nearest(local, others, problem))
+    ours = {(entry.at, entry.key) for entry in built}
+    return everything, [entry for entry in everything if (entry.at, entry.key) in ours]
+
+
+def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], None]) -> list[Entry]:
+    """One entry for each place."""
+    chosen = {entry.at: entry for entry in local}
+    for entry in others:
+        rival = chosen.setdefault(entry.at, entry)
+        if (rival.model.digest, rival.dataset.digest) != (entry.model.digest, entry.dataset.digest):
+            dataset, model, norm = entry.at
+            problem(
+                f"{model} on {dataset} ({norm}): the published row of this name has other weights or images; "
+                "the board shows one of them, so give yours another name"
+            )
+        if _nearness(entry, entry.limit) > _nearness(rival, rival.limit):
+            chosen[entry.at] = entry
+    return list(chosen.values())

@@ -5,6 +5,7 @@ already on the clean image, 1..B = that budget, 255 = never broken. Every number
 every paired comparison, is arithmetic on it. Queries without a match are counted and left out.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -106,10 +107,6 @@ def build_entry(cell: Cell) -> Entry:
     record, frame = cell.record, cell.frame
     broken = broken_table(record, frame)
     counted = frame[frame["matches"] > 0]
-    ran = max(len(frame), 1)
-    forward, backward, seconds = (
-        sum(getattr(w, name) for w in record.work) / ran for name in ("forward", "backward", "seconds")
-    )
     return Entry(
         **{name: getattr(record, name) for name in _FROM_RECORD},
         limit=record.shard.limit,
@@ -118,12 +115,16 @@ def build_entry(cell: Cell) -> Entry:
         classes=counted["label"].nunique(),
         **_shares(record, broken, counted),
         broken_by=_broken_by(record, counted),
-        forward_per_query=round(forward, DIGITS),
-        backward_per_query=round(backward, DIGITS),
-        seconds_per_query=round(seconds, DIGITS),
+        **cost(record.work, len(frame)),
         broken_sha256=table_sha256(broken),
         broken=broken,
     )
+
+
+def cost(work: Sequence[Work], ran: int) -> dict[str, Any]:
+    """Passes and seconds for each query that was run, over all attacks."""
+    names = ("forward", "backward", "seconds")
+    return {f"{n}_per_query": round(sum(getattr(w, n) for w in work) / max(ran, 1), DIGITS) for n in names}
 
 
 _FROM_RECORD = (
@@ -134,26 +135,32 @@ _FROM_RECORD = (
 
 def _shares(record: CellRecord, broken: pd.DataFrame, counted: pd.DataFrame) -> dict[str, Any]:
     """Compute every mean with its interval, from one set of resampled classes."""
-    steps = 1 + len(record.budgets)
-    hits = [broken[f"k{k}"].to_numpy() > i for k in record.ks for i in range(steps)]
     clean = [counted[name].to_numpy() for name in ("average_precision", "r_precision")]
-    drawn = resample(np.stack([*hits, *clean]), counted["label"].to_numpy())
+    found, intervals = shares(record.ks, record.budgets, broken, clean)
+    return found | {"map_at_r": intervals[0], "r_precision": intervals[1]}
+
+
+def shares(
+    ks: tuple[int, ...], budgets: tuple[str, ...], broken: pd.DataFrame, more: Sequence[NDArray[Any]] = ()
+) -> tuple[dict[str, Any], list[Interval]]:
+    """`recall` and `curve_score` as they follow from a broken table, and the intervals of `more`.
+
+    `more`: other shares of the same queries, (queries,) each.
+    """
+    steps = 1 + len(budgets)
+    hits = [broken[f"k{k}"].to_numpy() > i for k in ks for i in range(steps)]
+    drawn = resample(np.stack([*hits, *more]), broken["label"].to_numpy())
     intervals = [_rounded(drawn.interval(i)) for i in range(len(drawn.value))]
-    recall = {k: tuple(intervals[i * steps : (i + 1) * steps]) for i, k in enumerate(record.ks)}
+    recall = {k: tuple(intervals[i * steps : (i + 1) * steps]) for i, k in enumerate(ks)}
     score = None
-    if len(record.budgets) > 1 and 1 in record.ks:
-        first = 1 + record.ks.index(1) * steps
-        picked = slice(first, first + len(record.budgets))
-        weights = curve_weights(record.budgets)
+    if len(budgets) > 1 and 1 in ks:
+        first = 1 + ks.index(1) * steps
+        picked = slice(first, first + len(budgets))
+        weights = curve_weights(budgets)
         value = float(np.clip(weights @ drawn.value[picked], 0, 1))
         score = interval(value, weights @ drawn.samples[picked], drawn.classes)
         score = _rounded(Interval(100 * score.value, 100 * score.low, 100 * score.high))
-    return {
-        "recall": recall,
-        "map_at_r": intervals[-2],
-        "r_precision": intervals[-1],
-        "curve_score": score,
-    }
+    return {"recall": recall, "curve_score": score}, intervals[len(hits) :]
 
 
 def _rounded(share: Interval) -> Interval:

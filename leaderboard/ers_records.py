@@ -150,9 +150,10 @@ def _check(rows: Mapping[str, np.ndarray]) -> None:
 
 
 def scan_ers(results: Path, problem: Callable[[str], None] = _log.warning) -> list[ErsCell]:
-    """Every whole cell below `results/ers`; broken or incomplete ones are told to `problem`."""
+    """Every whole cell below `results/ers`, and of published rows; broken or incomplete ones are told."""
     groups: dict[tuple[str, int], dict[int, tuple[ErsRecord, pd.DataFrame]]] = defaultdict(dict)
-    for path in sorted((results / "ers").rglob("*.parquet")):
+    paths = [*sorted((results / "ers").rglob("*.parquet")), *published_ers(results)]
+    for path in paths:
         try:
             record, frame = read_ers(path)
         except BrokenRecord as error:
@@ -171,6 +172,11 @@ def scan_ers(results: Path, problem: Callable[[str], None] = _log.warning) -> li
                 f"{count} shards are there; run it again"
             )
     return list(whole.values())
+
+
+def published_ers(results: Path) -> list[Path]:
+    """The shards beside published entries: `entries/<dataset>/<model>/ers/<suite and key>/<shard>`."""
+    return sorted((results / "entries").glob("*/*/ers/*/*.parquet"))
 
 
 def _merge(shards: list[tuple[ErsRecord, pd.DataFrame]]) -> ErsCell:

@@ -69,10 +69,16 @@ def _published(path: Path, number: int, line: dict[str, str]) -> PublishedRow:
     return PublishedRow(line["dataset"], line["defense"], line["eta"], clean, values, printed, source)
 
 
-def measured(results: Path, problem: Callable[[str], None] = _log.warning) -> list[ErsRow]:
-    """The rows of a results folder: one per dataset and model, the whole and newest of several."""
+def measured(
+    results: Path, problem: Callable[[str], None] = _log.warning, published: Path | None = None
+) -> list[ErsRow]:
+    """The rows of a results folder: one per dataset and model, the whole and newest of several.
+
+    `published`: another folder (as `leaderboard.entries.PUBLISHED`) whose rows are shown as well.
+    """
     places: dict[tuple[str, str], list[ErsCell]] = {}
-    for cell in scan_ers(results, problem):
+    more = scan_ers(published, problem) if published else []
+    for cell in [*scan_ers(results, problem), *more]:
         if not cell.record.blank and not len(cell.frame):
             problem(f"{cell.record.model.name} on {cell.record.dataset.name}: no query has a match; no row")
             continue
@@ -87,13 +93,15 @@ def _preference(cell: ErsCell) -> tuple[int, bool, str, str]:
     return record.protocol, record.limit is None, record.created, record.key
 
 
-def write_table(results: Path, out: Path, problem: Callable[[str], None]) -> tuple[list[Path], str]:
+def write_table(
+    results: Path, out: Path, problem: Callable[[str], None], published: Path | None = None
+) -> tuple[list[Path], str]:
     """Write ers.csv and ers.md where ERS was measured: the files, and a section for the index."""
-    rows = measured(results, problem)
+    rows = measured(results, problem, published)
     if not rows:
         return [], ""
-    published = load_published()
-    files = write_all(out / "ers", {".md": page(rows, published), ".csv": to_csv(rows, published)})
+    reported = load_published()
+    files = write_all(out / "ers", {".md": page(rows, reported), ".csv": to_csv(rows, reported)})
     section = "## ERS: threats of the RobRank family\n\n" + table(rows)
     return files, section + "\n[page with reported rows](ers.md) · [CSV](ers.csv)\n"
 

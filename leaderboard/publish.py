@@ -25,16 +25,22 @@ from leaderboard.table import main_table, to_csv, to_json
 _log = logging.getLogger(__name__)
 
 
-def write(results: Path, out: Path, problem: Callable[[str], None] = _log.warning) -> list[Path]:
+def write(
+    results: Path,
+    out: Path,
+    problem: Callable[[str], None] = _log.warning,
+    published: Path | None = None,
+) -> list[Path]:
     """Write the leaderboard of a results folder into `out`; returns the files, the index first.
 
-    Entries built from the folder's cells are kept in `results/entries`. The same results give the
-    same bytes. What is broken is left out and told to `problem`, one sentence each; a folder
-    without any whole result raises UserError.
+    `published`: a folder (as `leaderboard.entries.PUBLISHED`) whose rows are shown as well. Entries
+    built from the folder's cells are kept in `results/entries`. The same results give the same bytes.
+    What is broken is left out and told to `problem`, one sentence each; a folder without any whole
+    result raises UserError.
     """
-    entries, built = collect(results, problem)
+    entries, built = collect(results, problem, published)
     compared = comparisons(scan(results, "compare", problem))
-    scored, ers_section = write_table(results, out, problem)
+    scored, ers_section = write_table(results, out, problem, published)
     if not entries and not compared and not scored:
         raise UserError(
             f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml "
