@@ -7,7 +7,19 @@ from typing import Any
 
 import typer
 
-from benchmark.commands import board, check_attack, compare, data, demo, listing, run, submit, tools, train
+from benchmark.commands import (
+    board,
+    check_attack,
+    compare,
+    data,
+    demo,
+    listing,
+    publish,
+    run,
+    submit,
+    tools,
+    train,
+)
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
@@ -25,6 +37,7 @@ app.command("submit")(submit.submit)
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)
+app.command("publish")(publish.publish)
 app.command("compare")(compare.compare)
 app.command("check-attack")(check_attack.check_attack)
 app.command("list")(listing.show)

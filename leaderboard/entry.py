@@ -6,12 +6,12 @@ every paired comparison, is arithmetic on it. Queries without a match are counte
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leaderboard.records import (
     Cell,
@@ -72,6 +72,15 @@ class Entry(BaseModel):
     environment: dict[str, Any] = Field(default_factory=dict)
     broken_sha256: str
     broken: pd.DataFrame = Field(exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        """Attacks and ks in their own order, not in that of the sorted keys of a file."""
+        for name, order in (("broken_by", self.suite.attacks), ("recall", self.ks)):
+            held: dict[Any, Any] = getattr(self, name)
+            known = {key: held[key] for key in order if key in held}
+            object.__setattr__(self, name, known | held)
+        return self
 
     @property
     def at(self) -> tuple[str, str, str]:

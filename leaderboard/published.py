@@ -1,0 +1,196 @@
+"""The rows that the repository publishes: taken from a results folder, checked as a whole.
+
+`<root>/entries/<dataset>/<model>/` holds what a results folder holds under the same path, the RobRank
+records of that model and data set in `ers/`, and a list of digests.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from leaderboard.board import Board, Row, boards
+from leaderboard.entries import Entry, collect, entry_path, load_entries, save_entry
+from leaderboard.errors import UserError
+from leaderboard.ers_records import ErsRecord, ers_path, published_ers, read_ers
+from leaderboard.records import BrokenRecord, write_atomic
+from leaderboard.standing import assess
+from leaderboard.sums import SUMS, write_sums
+from leaderboard.verify import has_sums, verify_folder, verify_place
+
+LARGEST = 2_000_000
+"""Bytes of one published file; the table of 60,502 queries takes 250,000."""
+
+_ABOUT = (
+    *("title", "training", "loss", "arch", "dim", "trained_on", "pretraining", "saw_test_classes"),
+    *("paper", "licence"),
+)
+
+
+def lacking(entry: Entry) -> list[str]:
+    """What a reader would want to know of a model and its card does not say."""
+    card = entry.model.model_dump()
+    missing = [name for name in _ABOUT if card.get(name) in (None, "", "unknown", {})]
+    hardened = entry.model.training not in ("", "natural") or bool(card.get("defence_eps"))
+    return missing + (["sibling"] if hardened and not entry.model.sibling else [])
+
+
+def root_of(entries: Path) -> Path:
+    """The folder above a folder of entries, which must be called so."""
+    if entries.name != "entries":
+        raise UserError(f"{entries}: published rows live in a folder called entries, as leaderboard/entries")
+    return entries.parent
+
+
+def gather(source: Path, models: Sequence[str], problem: Callable[[str], None]) -> list[Entry]:
+    """The rows of a results folder, or of a submission (which is verified), of all or some models."""
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source}; give a results folder or a submission folder.")
+    found = verify_folder(source) if has_sums(source) else collect(source, problem)[0]
+    names = {entry.model.name for entry in found}
+    for model in models:
+        if model not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise UserError(f"{source} holds no row of {model!r}; it has: {known}.")
+    chosen = [entry for entry in found if not models or entry.model.name in models]
+    if not chosen:
+        raise UserError(
+            f"{source}: no whole result is in this folder; score a model with submit or run first."
+        )
+    return chosen
+
+
+def publish(
+    source: Path,
+    to: Path,
+    models: Sequence[str] = (),
+    *,
+    replace: bool = False,
+    preliminary: bool = False,
+    problem: Callable[[str], None] = print,
+) -> list[Entry]:
+    """Copy rows into the published ones `to`; returns those that are new there or replaced.
+
+    Refused with UserError before anything is written: a row that would not be ranked (unless
+    `preliminary`), another row in a place that is taken (unless `replace`), a duplicate under another
+    name. The same rows give the same bytes.
+    """
+    root = root_of(to)
+    rows = [assess([entry])[0] for entry in gather(source, models, problem)]
+    if not preliminary:
+        _refuse_short(rows)
+    there = {entry.at: entry for entry in load_entries(root, problem)}
+    new = [row for row in rows if not _same(row, there.get(row.at))]
+    taken = [row for row in new if row.at in there]
+    if taken and not replace:
+        raise UserError(
+            f"{' '.join(taken[0].at)} is published already with other numbers or another card; pass "
+            "--replace to correct it (git keeps the old row)."
+        )
+    for sentence in duplicates((there | {row.at: row for row in rows}).values()):
+        raise UserError(sentence)
+    for row in new:
+        save_entry(root, row)
+    for folder, row in {entry_path(root, row).parent: row for row in rows}.items():
+        _copy_ers(source, root, row)
+        write_sums(folder)
+    return new
+
+
+def _refuse_short(rows: Iterable[Entry]) -> None:
+    short = [row for row in rows if row.status != "ranked"]
+    if short:
+        others = f" and {len(short) - 1} more" if len(short) > 1 else ""
+        raise UserError(
+            f"{' '.join(short[0].at)}{others} would not be ranked ({short[0].reason}); choose others with "
+            "--model, or pass --preliminary to publish such rows marked as preliminary."
+        )
+
+
+def _same(row: Entry, other: Entry | None) -> bool:
+    return other is not None and row.model_dump() == assess([other])[0].model_dump()
+
+
+def _copy_ers(source: Path, root: Path, row: Entry) -> None:
+    """Put the whole RobRank cells of a row's weights on its images beside it; take out older ones."""
+    folder = entry_path(root, row).parent / "ers"
+    found: dict[tuple[str, int], dict[Path, bytes]] = defaultdict(dict)
+    for path in [*sorted((source / "ers").rglob("*.parquet")), *published_ers(source)]:
+        record = _ers_of(path, row)
+        if record is not None and record.limit is None:
+            place = ers_path(root, record)
+            shard = folder / place.parent.name / place.name
+            found[record.key, record.shard.count][shard] = path.read_bytes()
+    whole = [shards for (_, count), shards in sorted(found.items()) if len(shards) == count]
+    for old in sorted(folder.rglob("*.parquet")):
+        if whole or _ers_of(old, row) is None:
+            old.unlink()
+    for path, content in (item for shards in whole for item in shards.items()):
+        write_atomic(path, content)
+
+
+def _ers_of(path: Path, row: Entry) -> ErsRecord | None:
+    """The record of a shard if it is whole and of the row's weights and images."""
+    try:
+        record, _ = read_ers(path)
+    except BrokenRecord:
+        return None
+    theirs = record.model.name, record.model.digest, record.dataset.digest
+    return record if theirs == (row.model.name, row.model.digest, row.dataset.digest) else None
+
+
+def check(to: Path) -> list[str]:
+    """Everything that is wrong with the published rows, a sentence each; none: they may be merged."""
+    root = root_of(to)
+    if not to.is_dir():
+        return [f"There is no folder {to}; pass the folder of the published rows."]
+    folders = {path.parent for path in to.rglob("*.json")} | {path.parent for path in to.rglob(SUMS)}
+    found = [sentence for folder in sorted(folders) for sentence in verify_place(folder, root)]
+    found += _strangers(to)
+    entries = load_entries(root, lambda said: None)
+    return found + list(duplicates(entries)) + list(_folded(to))
+
+
+def _strangers(to: Path) -> Iterator[str]:
+    """Files that no row has, and files too large for a repository."""
+    for path in sorted(to.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        parts = path.relative_to(to).parts
+        place = len(parts) == 3 and (path.suffix in (".json", ".parquet") or path.name == SUMS)
+        ers = len(parts) == 5 and parts[2] == "ers" and path.suffix == ".parquet"
+        if path.is_symlink() or not (place or ers or parts == ("README.md",)):
+            yield f"{path} is no file of a row; take it out."
+        elif path.suffix == ".parquet" and place and not path.with_suffix(".json").exists():
+            yield f"{path} has no entry ({path.with_suffix('.json').name}) beside it; take it out."
+        elif place and not (path.parent / SUMS).exists():
+            yield f"{path.parent} has no {SUMS}; add the row with robustdml publish."
+        elif path.stat().st_size > LARGEST:
+            yield f"{path} takes more than {LARGEST:,} bytes; publish entries and tables, no images."
+
+
+def duplicates(entries: Iterable[Entry]) -> Iterator[str]:
+    """Rows that are one model under two names: the same weights, images and norm."""
+    seen: dict[tuple[str, str, str], Entry] = {}
+    for entry in entries:
+        first = seen.setdefault((entry.model.digest, entry.dataset.digest, entry.norm), entry)
+        if first is not entry:
+            yield (
+                f"{' '.join(entry.at)}: these weights are published as {first.model.name!r} already; "
+                "withdraw one of the two."
+            )
+
+
+def _folded(to: Path) -> Iterator[str]:
+    """Folders that a disk which does not tell a from A would make one."""
+    seen: dict[str, Path] = {}
+    for folder in sorted(path for path in to.glob("*/*") if path.is_dir()):
+        first = seen.setdefault(str(folder.relative_to(to)).casefold(), folder)
+        if first != folder:
+            yield f"{folder} and {first} differ in capitals alone; choose another name."
+
+
+def places(to: Path, problem: Callable[[str], None], rows: Iterable[Entry]) -> list[tuple[Board, Row]]:
+    """Where rows stand among all published ones."""
+    wanted = {row.at for row in rows}
+    shown = boards(assess(load_entries(root_of(to), problem)))
+    return [(board, row) for board in shown for row in board.rows if row.entry.at in wanted]
