@@ -19,6 +19,7 @@ from benchmark.commands import (
     submit,
     tools,
     train,
+    verify,
 )
 
 INTERRUPTED = 130
@@ -37,6 +38,7 @@ app.command("submit")(submit.submit)
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)
+app.command("verify")(verify.verify)
 app.command("publish")(publish.publish)
 app.command("compare")(compare.compare)
 app.command("check-attack")(check_attack.check_attack)

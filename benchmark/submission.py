@@ -225,7 +225,7 @@ def score(
     if code:
         return code
     _remember(submission, results)
-    _finish(plan, results)
+    _finish(plan, results, submission.spec)
     return 0
 
 
@@ -249,8 +249,9 @@ def _require_clean(candidate: Candidate, task: RetrievalTask, settings: Settings
         )
 
 
-def _finish(plan: Plan, results: Path) -> None:
-    """Write the entries of what was scored, and print each row with its place."""
+def _finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
+    """Write the entries of what was scored and the submission folder; print each row with its place."""
+    from benchmark.handout import pack
     from leaderboard.board import boards
     from leaderboard.entries import collect, save_entry
     from leaderboard.terminal import row_text
@@ -263,4 +264,8 @@ def _finish(plan: Plan, results: Path) -> None:
         for row in board.rows:
             if (board.dataset, row.entry.model.name) in names:
                 out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
+    for name in {entry.model.name for entry in ours} & {pairing.name for pairing in plan.pairings}:
+        folder = pack(results, [entry for entry in ours if entry.model.name == name], spec)
+        said = f"To hand it in: {folder} (docs/submit.md); robustdml verify {folder} checks it."
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print("Make the tables and figures with: robustdml leaderboard")

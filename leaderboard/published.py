@@ -88,12 +88,17 @@ def publish(
         )
     for sentence in duplicates((there | {row.at: row for row in rows}).values()):
         raise UserError(sentence)
+    add(rows, new, source, root)
+    return new
+
+
+def add(rows: Iterable[Entry], new: Iterable[Entry], source: Path, root: Path) -> None:
+    """Write the files of rows below `root`/entries: the `new` ones, and for all `rows` ERS and digests."""
     for row in new:
         save_entry(root, row)
     for folder, row in {entry_path(root, row).parent: row for row in rows}.items():
         _copy_ers(source, root, row)
         write_sums(folder)
-    return new
 
 
 def _refuse_short(rows: Iterable[Entry]) -> None:

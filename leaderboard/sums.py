@@ -31,10 +31,32 @@ def altered(fields: Mapping[str, Any]) -> str | None:
     rest = dict(fields)
     given = rest.pop("sums", {})
     wanted = field_sums(rest)
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or not given:
         return "sums"
     names = sorted(wanted.keys() | given.keys())
     return next((name for name in names if wanted.get(name) != given.get(name)), None)
+
+
+def read_summed(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file written by `write_summed`; UserError names the one that was changed."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} holds no fields")
+    if name := altered(fields):
+        raise UserError(f"{path}: {name} and its digest under sums do not agree")
+    del fields["sums"]
+    return fields
+
+
+def write_summed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write fields as JSON, with a digest of each under "sums"."""
+    text = json.dumps({**fields, "sums": field_sums(fields)}, indent=1, sort_keys=True, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
 
 
 def write_sums(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from leaderboard.ers_records import read_ers
 from leaderboard.records import cell_key
 from leaderboard.standing import shortfalls
 from leaderboard.statistics import Interval
-from leaderboard.sums import SUMS, altered, check_sums
+from leaderboard.sums import SUMS, altered, check_sums, read_summed
 
 AGAIN = "make the entry again (robustdml publish)"
 _SLACK = 2 * 10**-DIGITS
@@ -36,9 +36,14 @@ def verify_folder(folder: Path) -> list[Entry]:
     from the table beside it. Entries come first, so that a changed field is named, then all files.
     """
     paths = sorted((folder / "entries").rglob("*.json"))
-    if not paths:
-        raise UserError(f"{folder} holds no entry below entries/; give the folder that `submit` has made")
+    if not paths or not has_sums(folder):
+        raise UserError(
+            f"{folder} is no submission (entries/ and {SUMS}); give a folder that `submit` has made, "
+            "results/submissions/NAME, or the published leaderboard/entries"
+        )
     found = [verify_entry(path, folder) for path in paths]
+    for path in sorted(folder.glob("*.json")):
+        read_summed(path)
     check_sums(folder)
     return found
 

@@ -31,7 +31,7 @@ def publish(
     if (source is None) == (check is None):
         raise UserError("Give a results folder to publish from, or --check leaderboard/entries.")
     if check is not None:
-        return _check(check)
+        return check_published(check)
     assert source is not None
     return _publish(source, to, model or [], replace, preliminary)
 
@@ -52,7 +52,8 @@ def _publish(source: Path, to: Path, models: list[str], replace: bool, prelimina
     return 0
 
 
-def _check(folder: Path) -> int:
+def check_published(folder: Path) -> int:
+    """Say what is wrong with published rows, or every rank; returns the exit code."""
     from rich.markup import escape
 
     from benchmark.commands.show import console, note, out

@@ -1,0 +1,63 @@
+"""`robustdml verify`: whether a submission, or the published rows, are what they say."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from benchmark.commands import options
+
+
+def verify(
+    folder: Annotated[
+        Path, Argument(help="results/submissions/NAME, as `submit` makes it; or the published entries.")
+    ],
+    checkpoint: Annotated[
+        Path | None, Option(help="The weights. Default: where the submission or its results folder has them.")
+    ] = None,
+    dataset: Annotated[
+        str, Option(help="The images, where a row's data set is a folder or CSV of one's own.")
+    ] = "",
+    data_root: options.DataRoot = None,
+    side: options.Side = 224,
+    numbers_only: Annotated[
+        bool, Option("--numbers-only", help="Check digests and numbers; score no stored query again.")
+    ] = False,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+) -> int:
+    """Check every digest and number of a submission, and score its stored queries again.
+
+    What is wrong is named by file and field, with exit code 2.
+
+    Example: robustdml verify results/submissions/mine
+    """
+    from attacks.errors import UserError
+    from benchmark.commands.show import out
+    from leaderboard.verify import verify_folder
+
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give results/submissions/NAME.")
+    if folder.name == "entries":
+        from benchmark.commands.publish import check_published
+
+        return check_published(folder)
+    entries = verify_folder(folder)
+    out.print(f"{len(entries)} rows: every digest and number holds.", highlight=False)
+    if numbers_only:
+        return 0
+    from benchmark.verify import load_candidate, rescore_rows
+
+    candidate = load_candidate(folder, checkpoint)
+    for name in dict.fromkeys(entry.dataset.name for entry in entries):
+        from benchmark.commands.show import progress
+        from benchmark.sources import find_task
+
+        rows = [entry for entry in entries if entry.dataset.name == name]
+        with progress() as tick:
+            task = find_task(dataset or name, data_root, side, tick)
+            settings = options.settings(device, batch_size, False, False, False)
+            said = rescore_rows(folder, rows, candidate, task, settings, tick)
+        for line in said:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0

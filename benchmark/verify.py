@@ -1,0 +1,162 @@
+"""Scoring the stored queries of a submission again, from the weights and the images."""
+
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from attacks.budget import budgets as grid
+from attacks.errors import UserError
+from attacks.retrieval import Standing
+from attacks.victim import frozen
+from benchmark.candidate import Candidate
+from benchmark.checks import embed, within
+from benchmark.handout import read_model
+from benchmark.scoring import Scorer, Settings, Tick, quiet
+from benchmark.sources import read_submitted
+from benchmark.tasks import RetrievalTask
+from leaderboard.entries import entry_path
+from leaderboard.entry import Entry
+from models import registry
+from models.weights import sha256_of
+
+CLEAN_SLACK = 0.01
+"""How far clean figures may be off on another machine, as fractions (as with --expect-clean)."""
+
+
+def load_candidate(folder: Path, checkpoint: Path | None) -> Candidate:
+    """The model of a submission: from `checkpoint`, its own source, or the results folder it lies in."""
+    spec = read_model(folder)
+    beside = folder.resolve().parent.parent / "models" / f"{spec.name}.json"
+    if spec.arch == "external":
+        raise UserError(
+            f"{folder / 'model.json'}: the model is code of the submitter, which verify does not run; pass "
+            "--numbers-only, and score it again with submit --trust-code."
+        )
+    if checkpoint is None and spec.weights.file:
+        if not beside.is_file():
+            raise UserError(
+                f"The weights {spec.weights.file} of {folder} are not here; pass --checkpoint FILE, or "
+                "--numbers-only to leave the stored queries out."
+            )
+        spec = spec.model_copy(update={"weights": read_submitted(beside).weights})
+    return Candidate.of_model(registry.load(spec, checkpoint))
+
+
+def rescore_rows(
+    folder: Path,
+    entries: list[Entry],
+    candidate: Candidate,
+    task: RetrievalTask,
+    settings: Settings,
+    tick: Tick = quiet,
+) -> list[str]:
+    """Score what is stored for the rows of one data set; a sentence for each row that holds.
+
+    Checked: weights and images by their digests, clean figures, and of every stored image its size, its
+    pixels and that it breaks the ks that the row's table claims at half the margin. UserError otherwise.
+    """
+    for entry in entries:
+        _same_inputs(entry_path(folder, entry), entry, candidate, task)
+    eot = int((entries[0].model.model_extra or {}).get("eot", 1))
+    with frozen(candidate.averaged(eot).module) as module:
+        scorer = Scorer(module, task, candidate.distance, settings, tick=tick)
+        said = []
+        for entry in entries:
+            path = entry_path(folder, entry)
+            _same_clean(path, entry, scorer)
+            count = sum(_rescore(file, path, entry, scorer) for file in _kept_files(folder, path, entry))
+            said.append(f"{' '.join(entry.at)}: {count} stored queries scored again, all hold.")
+    return said
+
+
+def _same_inputs(path: Path, entry: Entry, candidate: Candidate, task: RetrievalTask) -> None:
+    eot = int((entry.model.model_extra or {}).get("eot", 1))
+    if candidate.averaged(eot).digest != entry.model.digest:
+        raise UserError(
+            f"{path}: model.digest is not that of these weights; pass the submitted --checkpoint."
+        )
+    if task.digest != entry.dataset.digest:
+        raise UserError(
+            f"{path}: dataset.digest is not that of the images of {task.name} here; check --data-root and "
+            "--side."
+        )
+
+
+def _same_clean(path: Path, entry: Entry, scorer: Scorer) -> None:
+    """Clean figures of the row's own queries."""
+    rows = _rows(entry.broken["query"].to_numpy(), path, scorer)
+    clean = scorer.clean
+    found = {f"recall@{k} at clean": float((clean.rank[rows] <= k).mean()) for k in entry.ks}
+    found["map_at_r"] = float(clean.average_precision[rows].mean())
+    found["r_precision"] = float(clean.r_precision[rows].mean())
+    claimed = {f"recall@{k} at clean": float(entry.hits(k).mean()) for k in entry.ks}
+    claimed |= {"map_at_r": entry.map_at_r.value, "r_precision": entry.r_precision.value}
+    for name, value in found.items():
+        if not abs(value - claimed[name]) <= CLEAN_SLACK:
+            raise UserError(f"{path}: {name} is {claimed[name]:.4f}, and {value:.4f} when scored again.")
+    if not np.array_equal(scorer.queries.labels[rows], entry.broken["label"].to_numpy()):
+        raise UserError(f"{path.with_suffix('.parquet')}: column label is not that of {scorer.task.name}.")
+
+
+def _rows(ids: np.ndarray, path: Path, scorer: Scorer) -> np.ndarray:
+    """Places in the task's queries of some query ids."""
+    place = {int(query): row for row, query in enumerate(scorer.queries.ids)}
+    unknown = [int(query) for query in ids if int(query) not in place]
+    if unknown:
+        raise UserError(f"{path.with_suffix('.parquet')}: {scorer.task.name} has no query {unknown[0]}.")
+    return np.array([place[int(query)] for query in ids], np.int64)
+
+
+def _kept_files(folder: Path, path: Path, entry: Entry) -> list[Path]:
+    files = sorted((folder / "kept" / entry.key).glob("*.safetensors"))
+    digests = {sha256_of(file): file for file in files}
+    for digest, file in digests.items():
+        if digest not in entry.kept:
+            raise UserError(f"{file} is none of the files that {path} lists under kept.")
+    if len(digests) < len(set(entry.kept)):
+        raise UserError(f"{path}: kept lists files that are not in {folder / 'kept' / entry.key}.")
+    return files
+
+
+def _rescore(file: Path, path: Path, entry: Entry, scorer: Scorer) -> int:
+    """Score the images of one file; returns how many there are."""
+    x, ids, claimed = _stored(file, scorer)
+    rows = _rows(ids, path, scorer)
+    origin = scorer.task.load(scorer.task.query[rows])
+    (budget,) = grid(entry.norm, [entry.headline])
+    marks = scorer.gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
+    vectors = embed(scorer, x.to(scorer.device))
+    found = Standing(scorer.gallery, vectors, marks, scorer.gallery.tau / 2).rank.cpu().numpy()
+    table = entry.broken.set_index("query").loc[ids, [f"k{k}" for k in entry.ks]].to_numpy()
+    broken = (table <= 1 + entry.budgets.index(entry.headline)).sum(1)
+    name = path.with_suffix(".parquet").name
+    for i, query in enumerate(ids.tolist()):
+        if not within(budget, x[i : i + 1], origin[i : i + 1]):
+            raise UserError(f"{file}: x of query {query} leaves the budget {entry.headline} or [0, 1].")
+        if np.searchsorted(entry.ks, claimed[i]) != broken[i]:
+            raise UserError(
+                f"{file}: rank of query {query} is not that of {path.with_suffix('.parquet').name}."
+            )
+        if np.searchsorted(entry.ks, found[i]) < broken[i]:
+            raise UserError(
+                f"{file}: x of query {query} does not break what {name} claims: rank {found[i]} when "
+                "scored again."
+            )
+    return len(ids)
+
+
+def _stored(file: Path, scorer: Scorer) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    try:
+        stored = safetensors.torch.load_file(file)
+        x, ids, rank = stored["x"], stored["query"].numpy(), stored["rank"].numpy()
+    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        raise UserError(f"{file} does not hold stored queries ({error}).") from error
+    if x.dtype != torch.float32 or x.shape != (len(ids), *scorer.task.shape) or len(rank) != len(ids):
+        raise UserError(
+            f"{file}: x has shape {tuple(x.shape)}, not one image of {scorer.task.name} per query."
+        )
+    return x, ids, rank
