@@ -69,6 +69,11 @@ def read(path: str | Path, layout: str = "") -> Checkpoint:
     return Checkpoint(checked(tensors, str(path)), name, path, metadata)
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that `read` takes the weights from: one, or both of a pair."""
+    return tuple((_pair(path) or {"": path}).values())
+
+
 def _read_raw(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     pair = _pair(path)
     if pair:
@@ -123,7 +128,9 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
         # torch's remarks on odd files are for its developers; ours is one sentence.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
-            raw = torch.load(path, map_location="cpu", weights_only=True)
+            # Handed a path, torch would go by its suffix: what is in the file counts, not its name.
+            with path.open("rb") as file:
+                raw = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     # torch reports damage with almost any exception type, and a hostile file chooses which.

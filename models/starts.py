@@ -29,10 +29,15 @@ class Start:
         """Whether nothing was seen before."""
         return self.checkpoint is None and not self.pretrained
 
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.pretrained:
+            raise UserError("--pretrained and --init both say where the training starts; leave one out.")
+
     def describe(self) -> str:
         """The start in words, with the digest of a file: what a card records."""
         if self.checkpoint is not None:
-            return f"{self.checkpoint.name} sha256 {sha256_of(self.checkpoint)}"
+            digests = " and ".join(map(sha256_of, checkpoints.files_of(self.checkpoint)))
+            return f"{self.checkpoint.name} sha256 {digests}"
         return "timm's pretrained weights" if self.pretrained else "random"
 
     def make(self, spec: ModelSpec, seed: int, note: Callable[[str], None]) -> Embedder:

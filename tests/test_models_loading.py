@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 
 from attacks.errors import UserError
-from models import registry, weights
+from models import checkpoints, registry, weights
 from models.spec import InputSpec, ModelSpec, WeightsSpec
+from models.starts import Start
 
 CARD = ModelSpec(name="tiny", arch="convnet", dim=8, options={"width": 4}, input=InputSpec(channels=1))
 
@@ -215,3 +216,24 @@ def test_code_is_refused_outside_its_child(tmp_path):
         registry.load(card, code=f"{tmp_path / 'net.py'}:build")
     with pytest.raises(UserError, match="--code FILE"):
         registry.load(card)
+
+
+@pytest.mark.parametrize("name", ["tiny.safetensors", "tiny.pth", "tiny"])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_file_is_read_by_what_is_in_it_whatever_it_is_called(stored, tmp_path, name, legacy):
+    module, safe = stored
+    with (tmp_path / "other").open("wb") as file:
+        torch.save(module.state_dict(), file, _use_new_zipfile_serialization=not legacy)
+    for source in (safe, tmp_path / "other"):
+        target = source.rename(tmp_path / name)
+        assert set(checkpoints.read(target).tensors) == set(module.state_dict())
+
+
+def test_what_a_training_starts_from_is_told_by_every_file_of_it(tmp_path):
+    files = [tmp_path / "trunk_1.pth", tmp_path / "embedder_1.pth"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    digests = " and ".join(weights.sha256_of(file) for file in files)
+    for given in (*files, tmp_path):
+        assert Start(given).describe() == f"{given.name} sha256 {digests}"
+    assert Start().describe() == "random"

@@ -9,6 +9,12 @@ from attacks.errors import UserError
 from models.embedder import Trunk
 from models.spec import ModelSpec
 
+# Weights come in by the specification's source alone, whose digest is checked; the rest is its own fields.
+_NOT_OPTIONS = {
+    **dict.fromkeys(("checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir"), "weights"),
+    **{"num_classes": "head and dim", "in_chans": "input.channels"},
+}
+
 
 def build(spec: ModelSpec) -> Trunk:
     """Pooled features of `timm/<name>`; `options` go to `timm.create_model` (`img_size`, ...)."""
@@ -18,6 +24,8 @@ def build(spec: ModelSpec) -> Trunk:
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise UserError(f"{spec.name}: timm {timm.__version__} has no model {name!r}{hint}")
+    for option in spec.options.keys() & _NOT_OPTIONS.keys():
+        raise UserError(f"{spec.name}: options.{option}: leave it out; {_NOT_OPTIONS[option]} says it.")
     try:
         network = _create(spec, pretrained=False)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
