@@ -73,7 +73,9 @@ def fields_of(owner: type[Any]) -> dict[str, Any]:
 
 def _require(name: str, owner: type[Any], what: str) -> None:
     if name not in fields_of(owner):
-        raise UserError(unknown(what, name, list(fields_of(owner))))
+        takers = [recipe for recipe in RECIPES if name in fields_of(RECIPES[recipe])]
+        hint = f" These recipes take it: {', '.join(takers)}." if takers else ""
+        raise UserError(unknown(what, name, list(fields_of(owner))) + hint)
 
 
 def _value(where: str, text: str, kind: Any) -> Any:

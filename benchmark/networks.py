@@ -10,7 +10,7 @@ from benchmark.submission import arch_option, architecture, per_channel, require
 from benchmark.tasks import RetrievalTask
 from models.families.timm_backbone import known_weights
 from models.recipes import Recipe
-from models.spec import InputSpec, ModelSpec, explain
+from models.spec import Answer, InputSpec, ModelSpec, explain
 from models.starts import Start
 
 Numbers = tuple[float, ...]
@@ -33,8 +33,12 @@ class Words:
     baseline: bool = False
 
 
-def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, start: Start) -> ModelSpec:
+def describe(
+    words: Words, recipe: Recipe, distance: str, task: RetrievalTask, start: Start, shared: int | None = None
+) -> ModelSpec:
     """The specification of the model; UserError names the option that cannot be.
+
+    `shared`: how many test classes of a user's own data train as well (`benchmark.sources`).
 
     Left out, the channels are the data set's (three for weights that were trained on photos), the
     normalisation is that of pretrained weights, and a network with an ending of its own gets no head.
@@ -63,13 +67,21 @@ def describe(words: Words, recipe: Recipe, distance: str, task: RetrievalTask, s
             loss=loss_of(recipe),
             trained_on=task.name,
             pretraining=pretraining,
-            saw_test_classes="no" if start.random else "unknown",
+            saw_test_classes=_saw(start, task, shared),
             defence_eps=budget.radius if budget else "",
             sibling=words.sibling,
             baseline=words.baseline,
         )
     except ValidationError as error:
         raise UserError("--" + explain(error).replace("_", "-", 1)) from error
+
+
+def _saw(start: Start, task: RetrievalTask, shared: int | None) -> Answer | dict[str, Answer]:
+    """Whether test classes were seen; of a user's own images nothing is known but their own test half."""
+    answer: Answer = "no" if start.random else "unknown"
+    if shared is None:
+        return answer
+    return {task.name: "yes" if shared else answer}
 
 
 def loss_of(recipe: Recipe) -> str:

@@ -83,11 +83,20 @@ def find_training(name: str, root: Path | None, side: int = 224, tick: Tick = qu
     return task
 
 
-def is_undivided(name: str, side: int, training: "RetrievalTask") -> bool:
-    """Whether a user's own images are both halves, so that what is trained on would also be scored."""
+def shared_classes(name: str, side: int, training: "RetrievalTask") -> int | None:
+    """How many test classes of a user's own data train as well: all, where it has no halves.
+
+    None for a data set of the table, whose halves share no class.
+    """
     from benchmark.datasets import DATASETS, load_task
 
-    return name not in DATASETS and load_task(name, side=side).paths == training.paths
+    if name in DATASETS:
+        return None
+    try:
+        test = load_task(name, side=side)
+    except UserError:
+        return 0  # images to train on alone
+    return len(set(training.class_names.values()) & set(test.class_names.values()))
 
 
 def find_task(name: str, root: Path | None, side: int = 224, tick: Tick = quiet) -> "RetrievalTask":

@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,12 @@ def test_what_is_trained_is_described_loaded_scored_and_made_again(own, tmp_path
     spec = read_card(tmp_path / "first" / "card.toml")
     assert (spec.name, spec.training, spec.loss, spec.sibling) == (name, "panum2021", "triplet", "plain")
     assert (spec.defence_eps, spec.trained_on, spec.input.channels) == ("8/255", "pictures", 3)
-    assert spec.saw_test_classes == "no" and len(spec.data_digest) == 64 and spec.train_seconds > 0
+    # The folder has no halves, so what trains is what would test.
+    assert (
+        spec.saw_test_classes == {"pictures": "yes"}
+        and len(spec.data_digest) == 64
+        and spec.train_seconds > 0
+    )
     made = card["made"]
     assert made["recipe"]["steps"] == 2 and made["settings"]["steps"] == 2 and made["settings"]["amp"]
     assert len(made["history"]["loss"]) == 2 and made["epoch"] in (1, 2) and made["versions"]["torch"]
@@ -151,7 +157,7 @@ def test_it_starts_from_given_weights(own, tmp_path):
     first, second = load_file(weights), load_file(next((tmp_path / "two").glob("*.safetensors")))
     assert all(torch.allclose(value, second[key], atol=1e-6) for key, value in first.items())
     card = card_of(tmp_path / "two")
-    assert "sha256" in card["made"]["start"] and "saw_test_classes" not in card
+    assert "sha256" in card["made"]["start"] and card["saw_test_classes"] == {"pictures": "yes"}
     # Another head than the file's stays random, and it is said.
     told = own("train", *TINY, *small, "--init", weights, "--dim", "6", "--out", "three")
     assert told.code == 0 and "in part" in told.err
@@ -163,9 +169,24 @@ def test_the_plan_alone_trains_nothing(own, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_folder_without_halves_is_told_to_test_on_what_it_trained(own):
-    assert "no train half" in own("train", *TINY, "--plan").err
-    assert "no train half" not in own("train", "--option", "width=4", "--plan").err
+def test_test_classes_that_train_are_told_and_stand_in_the_card(own, tmp_path):
+    assert "6 test classes of pictures train as well" in own("train", *TINY, "--plan").err
+    assert "train as well" not in own("train", "--option", "width=4", "--plan").err
+    for number, folder in enumerate(sorted((tmp_path / "pictures").iterdir())):
+        half = tmp_path / "halves" / ("train" if number else "test")
+        shutil.copytree(folder, half / folder.name)
+    shutil.copytree(tmp_path / "halves" / "train" / "class 5", tmp_path / "halves" / "test" / "new")
+    apart = own("train", *TINY, "--epochs", "1", "--dataset", "halves", "--out", "apart")
+    assert apart.code == 0 and "train as well" not in apart.err
+    # Nothing is known of other data sets, and nothing is scored at another size than was trained.
+    assert read_card(tmp_path / "apart" / "card.toml").saw_test_classes == {"halves": "no"}
+    assert "submit apart/card.toml --dataset halves --side 16" in apart.err
+    (tmp_path / "halves" / "test" / "new").rename(tmp_path / "halves" / "test" / "class 5")
+    told = own("train", *TINY, "--epochs", "1", "--dataset", "halves", "--out", "shared").err
+    assert "1 test classes of halves" in told and "--dataset CLASSES_NOT_SEEN" in told
+    assert read_card(tmp_path / "shared" / "card.toml").saw_test_classes == {"halves": "yes"}
+    shutil.rmtree(tmp_path / "halves" / "test")
+    assert own("train", *TINY, "--epochs", "1", "--dataset", "halves", "--out", "alone").code == 0
 
 
 @pytest.mark.parametrize(
@@ -174,6 +195,11 @@ def test_a_folder_without_halves_is_told_to_test_on_what_it_trained(own):
         (["--recipe", "panum2020"], "did you mean panum2021"),
         (["--loss", "tripel"], "did you mean triplet"),
         (["--eps", "0.1"], "Unknown parameter of natural 'eps'"),
+        (["--eps", "0.1"], "These recipes take it: panum2021,"),
+        (["--recipe", "panum2021", "--eps", "0"], "no radius"),
+        (["--init", "nothing.pth", "--pretrained"], "leave one out"),
+        (["--backbone", "resnet10t", "--option", "checkpoint_path=weights.pth"], "options.checkpoint_path"),
+        (["--backbone", "resnet10t", "--option", "in_chans=1"], "input.channels says it"),
         (["--recipe", "panum2021", "--eps", "much"], "much"),
         (["--recipe", "panum2021", "--norm", "l3"], "norm 'l3'"),
         (["--recipe", "panum2021", "--role", "bystander"], "role 'bystander'"),

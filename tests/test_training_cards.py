@@ -26,6 +26,7 @@ def test_a_written_zoo_file_is_read_back_as_it_was(tmp_path):
         defence_eps="8/255",
         sibling="plain",
         baseline=True,
+        saw_test_classes={"v1.2 of Ü": "yes", "cub200": "no"},
     )
     write_zoo(tmp_path / "zoo.toml", [plain, rich], "two lines\nof comment")
     assert read_toml(tmp_path / "zoo.toml") == [plain, rich]

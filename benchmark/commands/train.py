@@ -12,8 +12,6 @@ from benchmark.commands import options
 
 if TYPE_CHECKING:
     from benchmark.training import Training
-    from models.spec import ModelSpec
-    from models.training import Trained
     from models.training_cost import Outlook
 
 about_loss = partial(Option, rich_help_panel="The recipe")
@@ -110,10 +108,11 @@ def train(
     from benchmark.commands.show import note, progress
     from benchmark.networks import Words, describe
     from benchmark.scoring import Settings as Compute
-    from benchmark.sources import find_training, is_undivided
-    from benchmark.training import Training, make
+    from benchmark.sources import find_training, shared_classes
+    from benchmark.training import CARD, Training, make
     from models.augment import AUGMENTATIONS
     from models.recipes import RECIPES
+    from models.registry import MODELS
     from models.starts import Start
 
     AUGMENTATIONS[augment]
@@ -134,20 +133,33 @@ def train(
         backbone, dim, head, tuple(option or ()), mean, std, channels, name, title, sibling, baseline
     )
     start = Start(init, pretrained)
-    spec = describe(words, chosen, getattr(chosen, "distance", distance or "euclidean"), task, start)
+    shared = shared_classes(dataset, side, task)
+    spec = describe(words, chosen, getattr(chosen, "distance", distance or "euclidean"), task, start, shared)
     folder = out or Path("trained") / spec.name
     made_by = command(context, spec.name)
     training = Training(spec, chosen, settings, task, augment, start, made_by)
 
     def before(outlook: "Outlook") -> None:
         _plan(training, outlook, folder)
-        if is_undivided(dataset, side, task):
-            note(f"{dataset} has no train half of its own: all of it trains, so score the model elsewhere.")
+        if shared:
+            note(
+                f"{shared} test classes of {dataset} train as well (a set without train and test halves is "
+                "both): score the model on other classes."
+            )
+        if spec.name in MODELS:
+            note(f"{spec.name} is a model of the zoo; to submit yours, give it another --name.")
         if plan_only:
             raise typer.Exit
 
     stored, result = make(training, folder, device=place, before=before, note=note)
-    _done(stored, result, folder, dataset)
+    found = ", ".join(f"{key} {100 * value:.1f} %" for key, value in result.validation.items())
+    _say(f"{stored.name}: epoch {result.epoch} of {len(result.history)} chosen ({found or 'the last'}).")
+    card = ["robustdml", "submit", str(folder / CARD)]
+    # Shown other images than it was trained on, it would seem worse than it is.
+    where = [] if shared is None else ["--side", str(side)]
+    where += ["--data-root", str(data_root)] if data_root else []
+    test = "CLASSES_NOT_SEEN" if shared else dataset
+    _say(f"Score it on the test classes: {shlex.join([*card, '--dataset', test, *where])}")
     return 0
 
 
@@ -169,14 +181,6 @@ def _plan(training: "Training", outlook: "Outlook", folder: Path) -> None:
         f"{step.seconds:.2f} s. With validation {outlook.passes:,} passes: about {duration(outlook.seconds)}."
     )
     _say(f"Into {folder}; whatever stops it, the same command goes on from the last epoch.")
-
-
-def _done(spec: "ModelSpec", result: "Trained", folder: Path, dataset: str) -> None:
-    from benchmark.training import CARD
-
-    found = ", ".join(f"{key} {100 * value:.1f} %" for key, value in result.validation.items())
-    _say(f"{spec.name}: epoch {result.epoch} of {len(result.history)} chosen ({found or 'the last'}).")
-    _say(f"Score it on the test classes: robustdml submit {folder / CARD} --dataset {dataset}")
 
 
 def _say(text: str) -> None:
