@@ -30,10 +30,15 @@ def split_classes(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarr
     if len(classes) - count < 2:
         raise UserError(
             f"The training set has {len(classes)} classes; {count} for validation leave fewer than two "
-            "to train on: lower held_out, or give more classes."
+            "to train on: lower held_out (0 trains on all of them), or give more classes."
         )
     held = np.random.default_rng(seed).permutation(classes)[:count]
     mask = np.isin(labels, held)
+    if count and np.unique(labels[mask], return_counts=True)[1].max() < 2:
+        raise UserError(
+            f"Each of the {count} classes held out for validation has a single image, which no other one "
+            "matches: raise held_out, or train on all classes (held_out 0)."
+        )
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 

@@ -502,3 +502,11 @@ def test_settings_that_do_not_fit_are_named(change, said):
     images, labels = synthetic()
     with pytest.raises(UserError, match=said):
         train(network(), images, labels, Natural(), Settings(**{**vars(SHORT), **change}), quiet=True)
+
+
+def test_a_validation_in_which_nothing_could_be_found_is_refused_before_the_first_epoch():
+    images, labels = synthetic(each=1)
+    spy = Spy()
+    with pytest.raises(UserError, match="a single image"):
+        train(network(), images, labels, spy, SHORT, quiet=True)
+    assert not spy.steps
