@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leaderboard.publish import write
     from leaderboard.results import load_results
+    from leaderboard.site.build import write_site
 
-__all__ = ["load_results", "write"]
+__all__ = ["load_results", "write", "write_site"]
 
-_HOME = {"load_results": "leaderboard.results", "write": "leaderboard.publish"}
+_HOME = {
+    "load_results": "leaderboard.results",
+    "write": "leaderboard.publish",
+    "write_site": "leaderboard.site.build",
+}
 
 
 def __getattr__(name: str) -> Any:

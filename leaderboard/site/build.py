@@ -1,0 +1,208 @@
+"""Write the site of a results folder: a page per board, model, comparison and document, and an index."""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from leaderboard.board import NORM_NAMES, Board, boards
+from leaderboard.compare_page import to_markdown
+from leaderboard.compare_table import comparisons, write_files
+from leaderboard.comparison import Comparison
+from leaderboard.entries import collect
+from leaderboard.errors import UserError
+from leaderboard.examples import ExampleSet, draw_examples, load_examples
+from leaderboard.page import SEEN, lead
+from leaderboard.records import safe_name, scan, write_atomic
+from leaderboard.reported import load_reported
+from leaderboard.site import data, documents, figures, model
+from leaderboard.site.assets import shared_files
+from leaderboard.site.pages import render
+from leaderboard.table import saw, to_csv, to_json
+
+_log = logging.getLogger(__name__)
+_MANIFEST = "robustdml-site.json"
+
+
+@dataclass
+class _Site:
+    """A site in the making: its folder, what was written into it, and what the index lists."""
+
+    out: Path
+    written: set[str] = field(default_factory=set)
+    links: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write one file, by its place in the site."""
+        write_atomic(self.out / name, content)
+        self.written.add(name)
+
+    def page(self, name: str, template: str, **fields: Any) -> None:
+        """Write one page."""
+        root = "../" * (len(PurePosixPath(name).parts) - 1)
+        self.put(name, render(template, root, **fields))
+
+    def note(self, files: Sequence[Path]) -> list[str]:
+        """Take over files that another writer put into the folder; returns their places."""
+        names = [path.relative_to(self.out).as_posix() for path in files]
+        self.written.update(names)
+        return names
+
+
+def write_site(
+    results: Path,
+    out: Path,
+    problem: Callable[[str], None] = _log.warning,
+    published: Path | None = None,
+) -> Path:
+    """Write the site of a results folder into `out`; returns its first page.
+
+    `published`: a folder (as `leaderboard.entries.PUBLISHED`) whose rows are shown as well. The same
+    results give the same bytes; what an earlier call wrote and this one does not is removed.
+    A folder that holds something else, or results without any whole one, raise UserError.
+    """
+    entries, _ = collect(results, problem, published)
+    compared = comparisons(scan(results, "compare", problem))
+    if not entries and not compared:
+        raise UserError(
+            f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml submit` first"
+        )
+    earlier, site = _earlier(out), _Site(out)
+    for name, content in shared_files().items():
+        site.put(f"static/{name}", content)
+    made = boards(entries)
+    for board in made:
+        _board(site, board)
+    _models(site, made, _examples(site, results, problem))
+    for found in compared:
+        _comparison(site, found)
+    _documents(site)
+    site.page("reported.html", "reported.html", reported=load_reported(), norms=NORM_NAMES)
+    summaries = [(board, f"boards/{safe_name(board.name)}.html", data.table(board)[1]) for board in made]
+    site.page("index.html", "index.html", boards=summaries, links=site.links, lead=lead)
+    _finish(site, earlier)
+    return out / "index.html"
+
+
+def _earlier(out: Path) -> set[str]:
+    """What an earlier site left in the folder; UserError where something else is there."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return set()
+    try:
+        return set(json.loads((out / _MANIFEST).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{out} holds something else than a site ({_MANIFEST} cannot be read); choose another folder"
+        ) from error
+
+
+def _finish(site: _Site, earlier: set[str]) -> None:
+    """Remove what is no longer part of the site, and list what is."""
+    inside = {
+        name for name in earlier if ".." not in PurePosixPath(name).parts and not Path(name).is_absolute()
+    }
+    for name in inside - site.written:
+        (site.out / name).unlink(missing_ok=True)
+    text = json.dumps({"files": sorted(site.written)}, indent=1, ensure_ascii=False)
+    site.put(_MANIFEST, f"{text}\n".encode())
+
+
+def _board(site: _Site, board: Board) -> None:
+    stem = safe_name(board.name)
+    heads, lines = data.table(board)
+    drawn = figures.series_of(board.rows, board.baseline)
+    files = data.exports(f"data/{stem}-all", [row.entry for row in board.rows])
+    files |= {f"data/{stem}.csv": to_csv(board).encode(), f"data/{stem}.json": to_json(board).encode()}
+    for name, content in files.items():
+        site.put(name, content)
+    reported = [r for r in load_reported() if r.dataset == board.dataset and r.norm in ("", board.norm)]
+    site.page(
+        f"boards/{stem}.html",
+        "board.html",
+        board=board,
+        lead=lead(board),
+        seen=SEEN if any(map(saw, board.rows)) else "",
+        heads=heads,
+        lines=lines,
+        choices=[(i, head.text, data.options(lines, i)) for i, head in enumerate(heads) if head.filtered],
+        series=drawn,
+        curves=figures.curves(board, drawn),
+        scatter=figures.scatter(board, drawn),
+        gains=figures.gains(board, drawn),
+        reported=reported,
+        norms=NORM_NAMES,
+        files=sorted(files),
+    )
+
+
+def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...], Any]) -> None:
+    parts: dict[str, list[model.Part]] = defaultdict(list)
+    for board in made:
+        for row in board.rows:
+            parts[row.entry.model.name].append(model.Part(board, row))
+    for name, found in parts.items():
+        entry = found[0].entry
+        files = data.exports(f"data/models/{safe_name(name)}", [part.entry for part in found])
+        for place, content in files.items():
+            site.put(place, content)
+        site.page(
+            f"models/{data.page_name(entry)}",
+            "model.html",
+            title=entry.model.title or name,
+            entry=entry,
+            card=model.card(entry),
+            sections=[(part, *_drawn(part), pictures.get(part.entry.at)) for part in found],
+            check_lines=model.check_lines,
+            files=sorted(files),
+        )
+
+
+def _drawn(part: model.Part) -> tuple[list[figures.Series], figures.Figure]:
+    """The curve of a row beside those of its sibling and of the prior baseline."""
+    board, sibling = part.board, part.entry.model.sibling
+    beside = [row for row in board.rows if row.entry.model.name == sibling]
+    prior = board.baseline
+    rows = [part.row, *beside, *([prior] if prior and prior is not part.row else [])]
+    drawn = figures.series_of(rows, prior)
+    return drawn, figures.curves(board, drawn)
+
+
+def _examples(
+    site: _Site, results: Path, problem: Callable[[str], None]
+) -> dict[tuple[str, ...], tuple[ExampleSet, str]]:
+    """Draw the examples of a results folder: set and picture, by data set, model and norm."""
+    found: dict[tuple[str, ...], tuple[ExampleSet, str]] = {}
+    for path in sorted((results / "examples").glob("*.npz")):
+        try:
+            examples = load_examples(path)
+        except UserError as error:
+            problem(str(error))
+            continue
+        drawn = site.note(draw_examples(examples, site.out / "examples" / safe_name(path.stem)))
+        place = (examples.dataset, examples.model, examples.norm)
+        found[place] = examples, next(name for name in drawn if name.endswith(".png"))
+    return found
+
+
+def _comparison(site: _Site, found: Comparison) -> None:
+    names = site.note(write_files(found, site.out / "compare"))
+    stem = PurePosixPath(names[0]).stem
+    pictures = [name for name in names if name.endswith(".svg")]
+    page, about = f"compare/{stem}.html", f"{found.title} on {found.record.dataset.name}"
+    text = documents.html(to_markdown(found))
+    files = [name for name in names if name.endswith((".csv", ".json"))]
+    site.page(page, "text.html", title=f"Attacks on {about}", text=text, pictures=pictures, files=files)
+    norm = NORM_NAMES.get(found.record.norm, found.record.norm)
+    site.links["Attacks compared"].append((page, f"{about}, {norm}"))
+
+
+def _documents(site: _Site) -> None:
+    texts = documents.documents()
+    for name, text in texts.items():
+        made = documents.html(text, frozenset(texts), trusted=True)
+        title = documents.title(text, name)
+        site.page(f"docs/{name}.html", "text.html", title=title, text=made, pictures=[], files=[])
+        site.links["Read on"].append((f"docs/{name}.html", title))

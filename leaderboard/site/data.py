@@ -1,0 +1,134 @@
+"""What the tables of the site print: the columns of the board, cell by cell, as text and sort key."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leaderboard.board import Board, Row
+from leaderboard.entry import Entry
+from leaderboard.records import safe_name
+from leaderboard.results import tidy
+from leaderboard.table import BLANK, Column, columns, flags
+
+# Bounds and parts of other columns: they are in the CSV and JSON, and in the cells with brackets.
+_LEFT_OUT = ("_low", "_high", "_is_bound", "gain_budget", "title", "status", "reason", "command", "model")
+# What the sentence above the table, or the rank, says already.
+_HIDDEN = ("queries", "protocol", "status")
+# What a reader looks for comes first; the other budgets follow.
+_THEN = ("training", "status", "gain", "versus_prior", "curve_score")
+_FILTERED = ("Status", "Training", "Loss", "Architecture")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is printed, and what it is sorted by where that is another thing."""
+
+    text: str
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table; `page` is its model's, within the folder of models."""
+
+    row: Row
+    page: str
+    cells: list[Cell]
+
+    @property
+    def badges(self) -> list[str]:
+        """Words that go with the name."""
+        words = ["prior robust baseline"] * self.row.entry.model.baseline
+        return words + [f"⚑ {flags(self.row)}"] * bool(flags(self.row))
+
+
+@dataclass(frozen=True)
+class Head:
+    """One column: its head, whether it is shown at first, is text, and can be filtered by value."""
+
+    text: str
+    shown: bool
+    left: bool
+    filtered: bool
+
+
+def page_name(entry: Entry) -> str:
+    """Name the page of an entry's model."""
+    return f"{safe_name(entry.model.name)}.html"
+
+
+def table(board: Board) -> tuple[list[Head], list[Line]]:
+    """Lay out the table after rank and model: heads and lines, ranked rows first."""
+    kept = [c for c in columns(board) if c.name != "rank" and not c.name.endswith(_LEFT_OUT)]
+    status = Column("status", "Status", lambda row: row.entry.status, shown=True, left=True)
+    key = [f"clean_r{board.ks[0]}", f"r{board.ks[0]}_at_{board.headline}"]
+    order = [*key, *_THEN]
+    kept = sorted([status, *kept], key=lambda c: order.index(c.name) if c.name in order else len(order))
+    heads = [Head(c.head, c.shown and c.name not in _HIDDEN, _is_text(c), c.head in _FILTERED) for c in kept]
+    found = [_column(c, board.rows) for c in kept]
+    lines = [Line(row, page_name(row.entry), cells) for row, *cells in zip(board.rows, *found, strict=True)]
+    return heads, lines
+
+
+def _is_text(column: Column) -> bool:
+    return column.left or column.name in ("loss", "arch", "distance", "sibling", "paper", "trained_on")
+
+
+def _column(column: Column, rows: Sequence[Row]) -> list[Cell]:
+    """Fill a column; a script that sorts wants either all of its sort keys or none."""
+    cells = [_cell(column, row) for row in rows]
+    if any(cell.order for cell in cells) and not _is_text(column):
+        return cells
+    return [Cell(cell.text) for cell in cells]
+
+
+_LAST = "-999999"
+
+
+def _cell(column: Column, row: Row) -> Cell:
+    value = column.value(row)
+    if value is None or value == "":
+        return Cell(BLANK, _LAST)
+    if column.text:
+        text = column.text(row)
+    elif isinstance(value, float):
+        text = f"{value:.4g}"
+    else:
+        text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return Cell(text, _number(value))
+
+
+def _number(value: Any) -> str:
+    """Give what a cell is sorted by: its number, without the sign of a bound."""
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    return str(value).removeprefix("≥ ")
+
+
+def options(lines: Sequence[Line], column: int) -> list[str]:
+    """List the different values of a column, for choosing among them."""
+    return sorted({line.cells[column].text for line in lines} - {BLANK})
+
+
+def exports(stem: str, entries: Iterable[Entry]) -> dict[str, bytes]:
+    """Every number of some entries as CSV, JSON and Parquet, by file name; the JSON holds records whole."""
+    entries = list(entries)
+    frame = tidy(entries)
+    whole = [entry.model_dump(mode="json") for entry in entries]
+    text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return {
+        f"{stem}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
+        f"{stem}.json": f"{text}\n".encode(),
+        f"{stem}.parquet": _parquet(frame),
+    }
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
