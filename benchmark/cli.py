@@ -13,6 +13,7 @@ from benchmark.commands import (
     compare,
     data,
     demo,
+    dry_run,
     listing,
     publish,
     run,
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("submit")(submit.submit)
+app.command("dry-run")(dry_run.dry_run)
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)

@@ -12,7 +12,7 @@ from attacks.table import unknown
 from benchmark.candidate import Candidate
 from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
-from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
+from benchmark.commands.show import console, duration, note, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
 from benchmark.sources import find_task, read_card, save_submitted
@@ -226,6 +226,40 @@ def score(
         return code
     _remember(submission, results)
     _finish(plan, results, submission.spec)
+    return 0
+
+
+def try_out(
+    submission: Submission,
+    task_options: tuple[str, Path | None, int],
+    norms: list[str],
+    seed: int,
+    settings: Settings,
+) -> int:
+    """Every step of `score` on a few queries; say what works, what it would cost, what the card lacks."""
+    from benchmark.datasets import load_task
+    from benchmark.dry_run import dry_run
+    from leaderboard.published import lacking
+
+    name, root, side = task_options
+    candidate = submission.load()
+    task = load_task(name, root, side=side)  # not hashed: that would read every image
+    with progress() as tick:
+        rows, seconds = dry_run(candidate, submission.spec, task, norms, seed, settings, tick)
+    row = rows[0]
+    asked = "1 query was" if row.queries == 1 else f"{row.queries} queries were"
+    lines = [
+        f"Dry run of {row.model.name} on {task.name}: everything works. {asked} attacked "
+        f"with {row.suite.name} in {', '.join(r.norm for r in rows)}, entered, packed and verified; nothing "
+        "was kept, and the figures of so few would mean nothing.",
+        f"submit: {len(task.query):,} queries, at most {duration(seconds)} at the measured rate, beside the "
+        "full trust checks.",
+    ]
+    missing = lacking(row)
+    said = ", ".join(f"--{field.replace('_', '-')}" for field in missing)
+    lines.append(f"The card does not say: {said}." if missing else "The card is complete.")
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

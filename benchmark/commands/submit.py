@@ -103,6 +103,9 @@ def submit(
     compile_: options.Compile = False,
     checks: options.Checks = None,
     eot: options.Eot = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Try every step on a few queries in a minute; keep nothing.")
+    ] = False,
 ) -> int:
     """Score a checkpoint and say where it would rank.
 
@@ -110,10 +113,10 @@ def submit(
     --std imagenet --dataset cars196
     """
     if trust_code:
-        again = _in_child(results)
+        again = _in_child(None if dry_run else results)
         if again is not None:
             return again
-    from benchmark.submission import Submission, is_card, make_spec, score
+    from benchmark.submission import Submission, is_card, make_spec, score, try_out
 
     task_options = (dataset, data_root, side)
     spec = make_spec(
@@ -149,6 +152,8 @@ def submit(
     weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256
     submission = Submission(spec, weights, code, allow_partial, expect_clean)
     settings = options.settings(device, batch_size, amp, fold, compile_)
+    if dry_run:
+        return try_out(submission, task_options, norm or [], seed, settings)
     return score(
         submission,
         task_options,
@@ -164,14 +169,15 @@ def submit(
     )
 
 
-def _in_child(results: Path) -> int | None:
+def _in_child(results: Path | None) -> int | None:
     """Run this very command again, contained; None where this process is the child already."""
     from attacks.errors import UserError
     from models import trusted
 
     if trusted.in_child():
         return None
-    results.mkdir(parents=True, exist_ok=True)
+    if results is not None:
+        results.mkdir(parents=True, exist_ok=True)
     root = os.environ.get("ROBUSTDML_DATA") or str(_data_home())
     command = [sys.executable, "-P", "-m", "benchmark", *sys.argv[1:]]
     code = trusted.run_in_child(command, env={"ROBUSTDML_DATA": root})

@@ -1,0 +1,102 @@
+"""Trying a submission: every step of `submit` on a few queries among a few images, kept nowhere."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attacks.errors import UserError
+from benchmark.candidate import Candidate
+from benchmark.grid import GridSpec, Plan, make_plan, run_plan
+from benchmark.handout import pack
+from benchmark.scoring import Settings, Tick, quiet
+from benchmark.tasks import RetrievalTask
+from benchmark.verify import rescore_rows
+from leaderboard.entries import collect, save_entry
+from leaderboard.entry import Entry
+from leaderboard.verify import verify_folder
+from models.spec import ModelSpec
+
+GALLERY = 64
+"""So many images are retrieved from."""
+
+SECONDS = 45
+"""What the attacks may take, by the bound of the plan."""
+
+TRIES = (("standard", 4), ("quick", 4), ("quick", 1))
+"""Suites and queries, from the most that is tried to the least."""
+
+
+def sample(task: RetrievalTask, queries: int, seed: int = 0) -> RetrievalTask:
+    """A small task of its own: some queries, a match of each, and other images to fill the gallery.
+
+    Images of the whole task are neither read nor hashed beyond these. Its digest is its own.
+    """
+    asked = task.limit(queries, seed).query
+    generator = np.random.default_rng(seed)
+    chosen = set(asked.tolist())
+    for place in asked:
+        right = task.labels[task.gallery] == task.labels[place]
+        others = task.gallery[right & (task.ids[task.gallery] != task.ids[place])]
+        chosen.update(others[:1].tolist())
+    fill = generator.permutation(task.gallery)[:GALLERY].tolist()
+    positions = np.array(sorted({*chosen, *fill[: max(0, GALLERY - len(chosen))]}))
+    return RetrievalTask.leave_one_out(
+        task.load(positions),
+        task.labels[positions],
+        query=np.flatnonzero(np.isin(positions, asked)),
+        ks=task.ks,
+        budgets=task.budgets,
+        headline=task.headline,
+        name=task.name,
+    )
+
+
+def dry_run(
+    candidate: Candidate,
+    spec: ModelSpec,
+    task: RetrievalTask,
+    norms: list[str],
+    seed: int,
+    settings: Settings,
+    tick: Tick = quiet,
+) -> tuple[list[Entry], float]:
+    """Attack, enter, pack and verify in a temporary folder.
+
+    Returns the rows, and an upper bound in seconds on `submit` itself without its full trust checks.
+    UserError where any step would fail.
+    """
+    with tempfile.TemporaryDirectory(prefix="robustdml-dry-run-") as place:
+        results = Path(place)
+        plan, bound = _plan(candidate, task, norms, seed, results, settings)
+        summary = run_plan(plan, settings, tick)
+        if summary.failures:
+            raise UserError(summary.failures[0])
+        said: list[str] = []
+        _, rows = collect(results, said.append)
+        if not rows:
+            raise UserError(said[0] if said else f"{task.name}: no row came of it.")
+        for row in rows:
+            save_entry(results, row)
+        folder = pack(results, rows, spec)
+        rescore_rows(folder, verify_folder(folder), candidate, plan.pairings[0].task, settings)
+        return rows, bound
+
+
+def _plan(
+    candidate: Candidate, task: RetrievalTask, norms: list[str], seed: int, results: Path, settings: Settings
+) -> tuple[Plan, float]:
+    """The most that fits into the time, and the bound for all queries in front of the first suite."""
+    bound = 0.0
+    for suite, queries in TRIES:
+        about: dict[str, Any] = {"models": [candidate.card.name], "datasets": [task.name], "checks": "basic"}
+        spec = GridSpec(**about, suites=[suite], norms=norms, seed=seed)
+        small = sample(task, queries, seed)
+        plan = make_plan(spec, [(candidate.card.name, lambda: candidate)], [small], results, settings)
+        if plan.failures:
+            raise UserError(plan.failures[0])
+        bound = bound or plan.most_seconds * len(task.query) / len(small.query)
+        if plan.most_seconds <= SECONDS:
+            break
+    return plan, bound
