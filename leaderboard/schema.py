@@ -141,11 +141,10 @@ def cell_key(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class CellRecord(_Strict):
-    """Everything about a cell that is not a row.
+class Record(_Strict):
+    """What the record of any result file says, beside what its kind adds.
 
-    `work`: one item per attack; `checks`: the trust checks; `kept`: SHA-256 digests of the files
-    of perturbed images that were kept for scoring again; `created`: UTC time (ISO 8601), which
+    `work`: one item per attack; `checks`: the trust checks; `created`: UTC time (ISO 8601), which
     tells the newer of two suite digests and is no part of the key.
     """
 
@@ -153,18 +152,31 @@ class CellRecord(_Strict):
     model: ModelCard
     dataset: DatasetCard
     suite: SuiteCard
-    norm: str
-    budgets: tuple[str, ...] = Field(min_length=1, max_length=254)
-    headline: str
-    ks: tuple[int, ...] = Field(min_length=1)
     seed: int = 0
     shard: Shard = Shard()
     work: tuple[Work, ...] = ()
     checks: tuple[Check, ...] = ()
-    kept: tuple[str, ...] = ()
     created: str = ""
     environment: dict[str, Any] = Field(default_factory=dict)
     rows_sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the cell: a digest of its inputs (not of its shard)."""
+        raise NotImplementedError
+
+
+class CellRecord(Record):
+    """Everything about a cell that is not a row.
+
+    `kept`: SHA-256 digests of the files of perturbed images that were kept for scoring again.
+    """
+
+    norm: str
+    budgets: tuple[str, ...] = Field(min_length=1, max_length=254)
+    headline: str
+    ks: tuple[int, ...] = Field(min_length=1)
+    kept: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

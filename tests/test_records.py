@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboard import records
+from leaderboard import records, shards
 from leaderboard.errors import UserError
 from leaderboard.records import (
     BrokenRecord,
@@ -184,7 +184,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path, monk
     def fail(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(records.os, "fsync", fail)
+    monkeypatch.setattr(shards.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_cell(path, record(), rows(seed=1))
     assert path.read_bytes() == good and list(tmp_path.iterdir()) == [path]
