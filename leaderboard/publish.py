@@ -6,6 +6,7 @@ from pathlib import Path
 
 from leaderboard import figures
 from leaderboard.board import NORM_NAMES, Board, boards
+from leaderboard.cite import to_bibtex, to_latex
 from leaderboard.compare_table import (
     Comparison,
     comparisons,
@@ -50,8 +51,12 @@ def write(
         save_entry(results, entry)
     index = ["# Leaderboard\n"]
     files: list[Path] = []
-    for board in boards(entries):
+    made = boards(entries)
+    for board in made:
         files += _write_board(board, out, index)
+    if made:
+        write_atomic(out / "references.bib", to_bibtex(made).encode())
+        files.append(out / "references.bib")
     for found in compared:
         files += _write_comparison(found, out, index)
     files += scored
@@ -71,8 +76,10 @@ def _write_board(board: Board, out: Path, index: list[str]) -> list[Path]:
     ]
     pictures = [picture(paths[0], out) for paths in drawn if paths]
     text = page(board, load_reported()) + "\n" + "\n".join(["## Figures\n", *pictures])
-    files = write_all(out / name, {".md": text, ".csv": to_csv(board), ".json": to_json(board)})
-    links = f"[page]({name}.md) · [CSV]({name}.csv) · [JSON]({name}.json)\n"
+    texts = {".md": text, ".csv": to_csv(board), ".json": to_json(board), ".tex": to_latex(board)}
+    files = write_all(out / name, texts)
+    links = f"[page]({name}.md) · [CSV]({name}.csv) · [JSON]({name}.json) · [LaTeX]({name}.tex) · "
+    links += "[BibTeX](references.bib)\n"
     index += [f"## {board.dataset}, {board.norm_name}\n", lead(board), main_table(board)]
     index += [links, *pictures]
     return [*files, *(path for paths in drawn for path in paths)]
