@@ -1,6 +1,7 @@
 """What the tables of the site print: the columns of the board, cell by cell, as text and sort key."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,14 @@ def _is_text(column: Column) -> bool:
 
 
 def _column(column: Column, rows: Sequence[Row]) -> list[Cell]:
-    """Fill a column; a script that sorts wants either all of its sort keys or none."""
+    """Fill a column; the script that sorts wants all of its sort keys, or none where the text will do."""
     cells = [_cell(column, row) for row in rows]
-    if any(cell.order for cell in cells) and not _is_text(column):
-        return cells
-    return [Cell(cell.text) for cell in cells]
+    if _is_text(column) or all(_PLAIN.fullmatch(cell.text) for cell in cells):
+        return [Cell(cell.text) for cell in cells]
+    return cells
 
 
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _LAST = "-999999"
 
 

@@ -71,7 +71,7 @@ if (board) {
   const Table = DataTables.jQuery.fn.dataTable;
   const table = new Table(board, {
     order: [], autoWidth: false, paging: board.tBodies[0].rows.length > 50, pageLength: 50,
-    columnDefs: [{ targets: "number", className: "number" }],
+    columnDefs: [{ targets: "number", className: "number", type: "num" }, { targets: "_all", type: "string" }],
     layout: { topStart: "search", topEnd: { buttons: [{ extend: "colvis", text: "Columns" }] } },
     language: { search: "Search" },
   });
