@@ -4,6 +4,7 @@
 records of that model and data set in `ers/`, and a list of digests.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,11 +16,9 @@ from leaderboard.ers_records import ErsRecord, ers_path, published_ers, read_ers
 from leaderboard.records import BrokenRecord, write_atomic
 from leaderboard.standing import assess
 from leaderboard.sums import SUMS, write_sums
-from leaderboard.verify import has_sums, verify_folder, verify_place
+from leaderboard.verify import LARGEST, has_sums, verify_folder, verify_place
 
-LARGEST = 2_000_000
-"""Bytes of one published file; the table of 60,502 queries takes 250,000."""
-
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _ABOUT = (
     *("title", "training", "loss", "arch", "dim", "trained_on", "pretraining", "saw_test_classes"),
     *("paper", "licence"),
@@ -86,7 +85,7 @@ def publish(
             f"{' '.join(taken[0].at)} is published already with other numbers or another card; pass "
             "--replace to correct it (git keeps the old row)."
         )
-    for sentence in duplicates((there | {row.at: row for row in rows}).values()):
+    for sentence in conflicts((there | {row.at: row for row in rows}).values()):
         raise UserError(sentence)
     add(rows, new, source, root)
     return new
@@ -152,7 +151,7 @@ def check(to: Path) -> list[str]:
     found = [sentence for folder in sorted(folders) for sentence in verify_place(folder, root)]
     found += _strangers(to)
     entries = load_entries(root, lambda said: None)
-    return found + list(duplicates(entries)) + list(_folded(to))
+    return found + list(conflicts(entries)) + list(_folded(to))
 
 
 def _strangers(to: Path) -> Iterator[str]:
@@ -173,10 +172,16 @@ def _strangers(to: Path) -> Iterator[str]:
             yield f"{path} takes more than {LARGEST:,} bytes; publish entries and tables, no images."
 
 
-def duplicates(entries: Iterable[Entry]) -> Iterator[str]:
-    """Rows that are one model under two names: the same weights, images and norm."""
+def conflicts(entries: Iterable[Entry]) -> Iterator[str]:
+    """Names that no table bears, and one model under two names: the same weights, images and norm."""
     seen: dict[tuple[str, str, str], Entry] = {}
     for entry in entries:
+        for field, name in (("model", entry.model.name), ("dataset", entry.dataset.name)):
+            if not _NAME.fullmatch(name):
+                yield (
+                    f"{field}.name {name!r} cannot name a published row; use letters, digits, dots, dashes "
+                    "and underscores, a letter or digit first, at most 80."
+                )
         first = seen.setdefault((entry.model.digest, entry.dataset.digest, entry.norm), entry)
         if first is not entry:
             yield (

@@ -24,6 +24,12 @@ from leaderboard.standing import shortfalls
 from leaderboard.statistics import Interval
 from leaderboard.sums import SUMS, altered, check_sums, read_summed
 
+LARGEST = 2_000_000
+"""Bytes of one published file; the table of 60,502 queries takes 250,000."""
+
+MOST_ROWS = 2_000_000
+"""Queries of one table: what it may unpack to."""
+
 AGAIN = "make the entry again (robustdml publish)"
 _SLACK = 2 * 10**-DIGITS
 """What the last written digit may hide."""
@@ -71,6 +77,8 @@ def _read_fields(path: Path) -> tuple[dict[str, Any], bytes]:
     if path.is_symlink() or path.with_suffix(".parquet").is_symlink():
         raise UserError(f"{path} or its table is a link; put the files themselves there")
     try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} takes more than {LARGEST:,} bytes; {AGAIN}")
         text = path.read_bytes()
         fields = json.loads(text)
     except OSError as error:
@@ -87,8 +95,10 @@ def _read_fields(path: Path) -> tuple[dict[str, Any], bytes]:
 def _build(path: Path, fields: dict[str, Any]) -> Entry:
     table = path.with_suffix(".parquet")
     try:
-        content = pa.BufferReader(table.read_bytes())
-        columns = pq.ParquetFile(content, page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(table.read_bytes()), page_checksum_verification=True)
+        if file.metadata.num_rows > MOST_ROWS:
+            raise ValueError(f"more than {MOST_ROWS:,} rows")
+        columns = file.read()
         broken = pd.DataFrame({name: columns[name].to_numpy() for name in columns.column_names})
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise UserError(f"{table}: not a whole table ({str(error).splitlines()[0]}); {AGAIN}") from error

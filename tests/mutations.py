@@ -21,6 +21,7 @@ class Mutation:
 RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
 ORACLE, SEARCHES = "tests/test_attacks_oracle.py", "tests/test_searches.py"
 ROBRANK, CHECKS = "tests/test_robrank.py", "tests/test_checks_full.py"
+PUBLISHED, VERIFY = "tests/test_published.py", "tests/test_verify.py"
 
 MUTATIONS = (
     Mutation(
@@ -480,5 +481,68 @@ MUTATIONS = (
         "                self.broke[owner[rank > 1]] = True\n",
         "",
         CHECKS,
+    ),
+    Mutation(
+        "verify computes recalls again and looks at their values only",
+        "leaderboard/verify.py",
+        '    names = ("value", "low", "high")\n',
+        '    names = ("value",)\n',
+        PUBLISHED,
+    ),
+    Mutation(
+        "verify trusts the digests of fields that are not there",
+        "leaderboard/sums.py",
+        "    names = sorted(wanted.keys() | given.keys())\n",
+        "    names = sorted(wanted.keys() & given.keys() - {'seed'})\n",
+        PUBLISHED,
+    ),
+    Mutation(
+        "a file that no list names passes",
+        "leaderboard/published.py",
+        "    found += _strangers(to)\n",
+        "",
+        PUBLISHED,
+    ),
+    Mutation(
+        "the ERS of older weights stays beside a corrected row",
+        "leaderboard/published.py",
+        "        if whole or _ers_of(old, row) is None:\n",
+        "        if False:\n",
+        PUBLISHED,
+    ),
+    Mutation(
+        "a published row hides a newer local one",
+        "leaderboard/entries.py",
+        "        if _nearness(entry, entry.limit) > _nearness(rival, rival.limit):\n",
+        "        if _nearness(entry, entry.limit) != _nearness(rival, rival.limit):\n",
+        PUBLISHED,
+    ),
+    Mutation(
+        "attacks of a row read back stand in the order of the file",
+        "leaderboard/entry.py",
+        "            object.__setattr__(self, name, known | held)\n",
+        "            object.__setattr__(self, name, held)\n",
+        PUBLISHED,
+    ),
+    Mutation(
+        "stored images may leave the budget",
+        "benchmark/verify.py",
+        "        if not within(budget, x[i : i + 1], origin[i : i + 1]):\n",
+        "        if False:\n",
+        VERIFY,
+    ),
+    Mutation(
+        "stored images that break nothing pass",
+        "benchmark/verify.py",
+        "        if np.searchsorted(entry.ks, found[i]) < broken[i]:\n",
+        "        if False:\n",
+        VERIFY,
+    ),
+    Mutation(
+        "the table may claim more than the stored images show",
+        "benchmark/verify.py",
+        "        if np.searchsorted(entry.ks, claimed[i]) != broken[i]:\n",
+        "        if False:\n",
+        VERIFY,
     ),
 )

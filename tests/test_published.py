@@ -126,6 +126,34 @@ def test_one_model_under_two_names_is_refused(source, to):
     assert ["cub200 twin linf: these weights are published as 'con-rob'" in s for s in check(to)] == [True]
 
 
+def test_a_name_that_no_table_bears_is_refused(to, tmp_path):
+    record, frame = cell("con-rob", **SMALL)
+    for field in ("model", "dataset"):
+        card = getattr(record, field).model_copy(update={"name": "a\x1b[31m b"})
+        put(tmp_path / field, record.model_copy(update={field: card}), frame)
+        with pytest.raises(UserError, match=rf"{field}\.name 'a\\x1b\[31m b' cannot name a published row"):
+            publish(tmp_path / field, to)
+    assert not to.exists()
+
+
+def test_links_and_files_that_unpack_too_far_are_refused(source, to, tmp_path, monkeypatch):
+    publish(source, to, ["con-rob"], problem=pytest.fail)
+    path = to / "cub200" / "con-rob" / "linf.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("leaderboard.verify.MOST_ROWS", 71)
+        with pytest.raises(UserError, match=r"linf\.parquet: not a whole table \(more than 71 rows"):
+            verify_entry(path, to.parent)
+        patch.setattr("leaderboard.verify.LARGEST", 1000)
+        with pytest.raises(UserError, match=r"linf\.json takes more than 1,000 bytes"):
+            verify_entry(path, to.parent)
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(UserError, match="is a link"):
+        verify_entry(path, to.parent)
+    with pytest.raises(UserError, match="is a link"):
+        check_sums(path.parent)
+
+
 def test_old_ers_records_do_not_stay_beside_new_weights(source, to, tmp_path):
     publish(source, to, ["con-rob"], problem=pytest.fail)
     new = tmp_path / "new"
