@@ -2,17 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from attacks.retrieval import Distance
 from leaderboard.records import ModelCard
 from models.averaged import Averaged
-
-if TYPE_CHECKING:
-    from models.embedder import LoadedModel
+from models.embedder import LoadedModel, add_tensors
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Candidate:
         return Candidate(card, Averaged(self.module, passes), self.distance)
 
     @classmethod
-    def of_model(cls, model: "LoadedModel") -> "Candidate":
+    def of_model(cls, model: LoadedModel) -> "Candidate":
         """A model of the zoo, or a checkpoint that was read with its specification."""
         spec = model.spec
         card = ModelCard(digest=model.digest, **spec.model_dump(mode="json", exclude={"weights", "options"}))
@@ -64,9 +60,5 @@ def averaged_name(name: str, passes: int) -> str:
 def _digest(module: nn.Module, distance: str) -> str:
     total = hashlib.sha256(f"{distance}\n{module!r}".encode())
     # Not the state dict: it leaves out buffers that are not persistent (a mean, a deviation).
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name, tensor in sorted(tensors.items()):
-        value = tensor.detach().cpu().contiguous()
-        total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
-        total.update(value.flatten().view(torch.uint8).numpy().data)
+    add_tensors(total, {**dict(module.named_parameters()), **dict(module.named_buffers())})
     return total.hexdigest()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -80,11 +81,16 @@ def digest_of(spec: ModelSpec, module: nn.Module, code: str = "") -> str:
     keys = {"arch", "options", "dim", "distance", "l2norm", "head", "input"}
     fields = spec.model_dump(mode="json", include=keys)
     total = hashlib.sha256(json.dumps([fields, code], sort_keys=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        # A counter of training batches decides nothing in evaluation mode; some layouts drop it.
-        if name.endswith("num_batches_tracked"):
-            continue
+    # A counter of training batches decides nothing in evaluation mode; some layouts drop it.
+    add_tensors(
+        total, {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    )
+    return total.hexdigest()
+
+
+def add_tensors(total: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
+    """Let a digest cover tensors: their names, in order, types, shapes and values."""
+    for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()
         total.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         total.update(value.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
