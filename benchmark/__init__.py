@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "RetrievalTask", "evaluate"]
 
+SHARD = 1024
+"""Queries per record file: what an interruption can cost."""
+
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `robustdml --help` and `robustdml leaderboard` load no torch.

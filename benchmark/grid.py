@@ -22,6 +22,7 @@ from attacks.objectives import Transfer
 from attacks.searches import Search
 from attacks.table import unknown
 from attacks.victim import check_output, frozen
+from benchmark import SHARD
 from benchmark.candidate import Candidate
 from benchmark.cells import (
     ChecksLevel,
@@ -42,9 +43,6 @@ from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
 from benchmark.surrogates import pinned
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
-
-SHARD = 1024
-"""Queries per record file: what an interruption can cost."""
 
 Distinct = AfterValidator(lambda names: list(dict.fromkeys(names)))
 Names = Annotated[list[str], Field(min_length=1), Distinct]

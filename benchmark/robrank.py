@@ -19,6 +19,7 @@ from attacks.robrank.bout import draw_up
 from attacks.robrank.strike import Steady, budget_for, measure, strike, suite_digest
 from attacks.robrank.threats import THREATS, Threat
 from attacks.victim import SMALLEST_BATCH, Victim, frozen
+from benchmark import SHARD
 from benchmark.candidate import Candidate
 from benchmark.cells import environment, is_done, load_vectors, require_writable, save_vectors
 from benchmark.checks import chance_of, clean_checks, left_out, require_independence, within
@@ -128,7 +129,7 @@ def run_robrank(
     *,
     seed: int = 0,
     limit_queries: int | None = None,
-    shard_size: int = 1024,
+    shard_size: int = SHARD,
     tick: Tick = quiet,
 ) -> Summary:
     """Run every missing shard; a model that cannot be scored is named, and the others go on."""

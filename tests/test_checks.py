@@ -1,5 +1,8 @@
 """Every trust check: a planted fault trips it, and sound models pass it."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -410,3 +413,12 @@ def test_memory_that_runs_out_in_a_check_is_met_with_smaller_batches():
     model.most = 16
     assert repeats(scorer).level == "ok"
     require_independence(scorer)
+
+
+def test_the_checks_are_made_once_and_let_the_model_go():
+    scorer = scorer_of(perceptron(), small_task())
+    assert clean_checks(scorer) is clean_checks(scorer)
+    gone = weakref.ref(scorer)
+    del scorer
+    gc.collect()
+    assert gone() is None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,9 +23,18 @@ _MOST_TWINS = 2000
 _DECIDED = 512
 
 
-@lru_cache(maxsize=1)  # one scorer serves many shards
+# One scorer serves many shards; what was found goes when the scorer does.
+_FOUND: WeakKeyDictionary[Scorer, list[Check]] = WeakKeyDictionary()
+
+
 def clean_checks(scorer: Scorer) -> list[Check]:
     """Checks of the clean embeddings: repeatability, the collapse gate and the resolution."""
+    if scorer not in _FOUND:
+        _FOUND[scorer] = _checked(scorer)
+    return _FOUND[scorer]
+
+
+def _checked(scorer: Scorer) -> list[Check]:
     vectors = scorer.gallery.vectors
     return [
         repeats(scorer),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from benchmark import SHARD
 from benchmark.commands import options
 
 
@@ -25,7 +26,7 @@ def compare(
     side: options.Side = 224,
     limit_queries: options.LimitQueries = None,
     seed: options.Seed = 0,
-    shard_size: options.ShardSize = 1024,
+    shard_size: options.ShardSize = SHARD,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     amp: options.Amp = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from benchmark import SHARD
 from benchmark.commands import options
 
 about_model = partial(Option, rich_help_panel="The model")
@@ -95,7 +96,7 @@ def submit(
     side: options.Side = 224,
     limit_queries: options.LimitQueries = None,
     seed: options.Seed = 0,
-    shard_size: options.ShardSize = 1024,
+    shard_size: options.ShardSize = SHARD,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     amp: options.Amp = False,
