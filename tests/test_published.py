@@ -14,7 +14,7 @@ from leaderboard import write
 from leaderboard.entries import build_entry, entry_path, load_entries, save_entry
 from leaderboard.entry import table_sha256
 from leaderboard.errors import UserError
-from leaderboard.ers_records import COLUMNS, ErsRecord, ers_path, write_ers
+from leaderboard.ers_records import COLUMNS, ErsRecord, ers_path, scan_ers, write_ers
 from leaderboard.ers_table import measured
 from leaderboard.published import check, gather, lacking, publish
 from leaderboard.records import Cell
@@ -162,7 +162,13 @@ def test_old_ers_records_do_not_stay_beside_new_weights(source, to, tmp_path):
     put(new, record.model_copy(update={"model": model}), frame)
     put_ers(new, digest="retrained", value=20.0)
     publish(new, to, replace=True)
-    assert [row.model.digest for row in measured(to.parent)] == ["retrained"] and check(to) == []
+    assert [cell.record.model.digest for cell in scan_ers(to.parent)] == ["retrained"] and check(to) == []
+    shutil.rmtree(new / "ers")
+    publish(new, to)
+    assert len(scan_ers(to.parent)) == 1, "nothing newer, so it stays"
+    put(new, *cell("con-rob", **SMALL, created="2027-01-01T00:00:00+00:00"))
+    publish(new, to, replace=True)
+    assert scan_ers(to.parent) == [] and check(to) == []
 
 
 def test_strangers_and_missing_files_are_named(source, to):
