@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaderboard.compare_table import write_all
-from leaderboard.errors import UserError
-from leaderboard.ers import NAMES, ErsRow, build_row, ers
+from leaderboard.ers import NAMES, TERMS, ErsRow, build_row, ers
 from leaderboard.ers_records import ErsCell, scan_ers
+from leaderboard.reported.reading import Line, read_lines
 from leaderboard.statistics import Interval
 from leaderboard.table import BLANK, markdown_table
 
@@ -46,27 +46,20 @@ class PublishedRow:
 
 def load_published(folder: Path = _REPORTED) -> list[PublishedRow]:
     """Read every CSV of published rows; a wrong column or number raises UserError naming file and line."""
-    return [row for path in sorted(folder.glob("*.csv")) for row in _read(path)]
+    return [_published(line) for line in read_lines(folder, FIELDS)]
 
 
-def _read(path: Path) -> list[PublishedRow]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != FIELDS:
-            raise UserError(f"{path}: the first line must be {','.join(FIELDS)}.")
-        return [_published(path, reader.line_num, line) for line in reader]
-
-
-def _published(path: Path, number: int, line: dict[str, str]) -> PublishedRow:
-    try:
-        values = {name: float(line[name]) for name in PUBLISHED}
-        clean, printed = float(line["clean_r1"]), float(line["ers"])
-    except (TypeError, ValueError):
-        raise UserError(f"{path}, line {number}: a number is missing or no number.") from None
-    if not line["source"]:
-        raise UserError(f"{path}, line {number}: 'source' is empty; name the paper and the table.")
-    source = f"{line['source']}, {line['table']}"
-    return PublishedRow(line["dataset"], line["defense"], line["eta"], clean, values, printed, source)
+def _published(line: Line) -> PublishedRow:
+    named = zip(PUBLISHED, TERMS, strict=True)
+    return PublishedRow(
+        dataset=line.text("dataset"),
+        defense=line.text("defense"),
+        eta=line.text("eta"),
+        clean=line.number_in("clean_r1"),
+        values={name: line.number_in(name, term.low, term.high) for name, term in named},
+        printed=line.number_in("ers"),
+        source=f"{line.text('source')}, {line.text('table')}",
+    )
 
 
 def measured(

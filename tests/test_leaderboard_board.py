@@ -167,7 +167,12 @@ def test_reported_rows_are_empty_marked_slots_and_apart(tmp_path):
     (tmp_path / "x.csv").write_text(f"{head}\n{filled}\n")
     (found,) = load_reported(tmp_path)
     assert (found.clean, found.adversarial, found.is_empty) == (50, 12.5, False)
-    for wrong, message in ((("12.5", "125"), "percentage"), (("paper table 2", ""), "source")):
+    for wrong, message in (
+        (("12.5", "125"), "adversarial = .125. is no number from 0 to 100"),
+        (("paper table 2", ""), "source"),
+        (("paper table 2,", "paper table 2,,"), "needs 12 cells"),
+        (("paper table 2,", "paper table 2"), "needs 12 cells"),
+    ):
         (tmp_path / "x.csv").write_text(f"{head}\n{filled.replace(*wrong)}\n")
         with pytest.raises(UserError, match=rf"x\.csv, line 2: .*{message}"):
             load_reported(tmp_path)

@@ -359,7 +359,7 @@ def test_a_published_row_that_cannot_be_read_is_named(tmp_path):
     from leaderboard.ers_table import FIELDS
 
     (tmp_path / "x.csv").write_text(",".join(FIELDS) + "\n" + ",".join(["t"] * len(FIELDS)) + "\n")
-    with pytest.raises(UserError, match=r"x\.csv, line 2: a number is missing"):
+    with pytest.raises(UserError, match=r"x\.csv, line 2: clean_r1 = 't' is no number"):
         load_published(tmp_path)
 
 

@@ -3,11 +3,10 @@
 The columns are described in README.md beside the CSV files. Nothing here is ever ranked.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard.errors import UserError
+from leaderboard.reported.reading import Line, read_lines
 
 FIELDS = (
     *("dataset", "model", "training", "loss", "norm", "attack", "budget", "k"),
@@ -41,31 +40,10 @@ class Reported:
 
 def load_reported(folder: Path = _FOLDER) -> list[Reported]:
     """Read every CSV of a folder; a wrong column or number raises UserError naming file and line."""
-    return [row for path in sorted(folder.glob("*.csv")) for row in _read(path)]
+    return [_reported(line) for line in read_lines(folder, FIELDS)]
 
 
-def _read(path: Path) -> list[Reported]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != FIELDS:
-            raise UserError(f"{path}: the first line must be {','.join(FIELDS)}")
-        return [_row(path, reader.line_num, line) for line in reader]
-
-
-def _row(path: Path, line: int, fields: dict[str, str]) -> Reported:
-    numbers = {name: _number(path, line, name, fields[name]) for name in ("clean", "adversarial")}
-    if not fields["source"]:
-        raise UserError(f"{path}, line {line}: 'source' is empty; name the paper and table")
-    return Reported(**(fields | numbers))  # type: ignore[arg-type]
-
-
-def _number(path: Path, line: int, name: str, text: str | None) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise UserError(f"{path}, line {line}: {name} = {text!r} is not a percentage (0 to 100)")
-    return value
+def _reported(line: Line) -> Reported:
+    line.text("source")
+    numbers = {name: line.number_in(name) if line.cells[name] else None for name in ("clean", "adversarial")}
+    return Reported(**(line.cells | numbers))  # type: ignore[arg-type]
