@@ -66,8 +66,8 @@ def to_bibtex(boards: Iterable[Board]) -> str:
     papers: dict[str, list[ModelCard]] = {}
     for card in (row.entry.model for board in boards for row in board.rows):
         if card.paper:
-            papers.setdefault(_paper_key(card.paper), []).append(card)
-    items += [_paper_item(key, cards) for key, cards in sorted(papers.items())]
+            papers.setdefault(paper_key(card.paper), []).append(card)
+    items += [paper_item(key, cards) for key, cards in sorted(papers.items())]
     return "\n".join(items)
 
 
@@ -78,23 +78,26 @@ def _board_item(board: Board) -> str:
     note += f"data {entry.dataset.digest[:8]}, newest row of {newest[:10]}"
     fields = {"title": f"{{RobustDML}} leaderboard: {escape(board.dataset)}, {escape(board.norm_name)}"}
     fields |= {"year": newest[:4], "note": escape(note)}
-    return _item(f"robustdml-{board.name}", fields)
+    return item(f"robustdml-{board.name}", fields)
 
 
-def _paper_key(paper: str) -> str:
+def paper_key(paper: str) -> str:
+    """Name what a card's `paper` stands for: its arXiv id, else its words."""
     found = _ARXIV.search(paper)
     return found[1] if found else paper[:40]
 
 
-def _paper_item(key: str, cards: list[ModelCard]) -> str:
+def paper_item(key: str, cards: list[ModelCard]) -> str:
+    """One item for a paper, by its `paper_key`, and the models whose cards name it."""
     names = dict.fromkeys(card.name for card in cards)
     fields = {"title": escape(cards[0].paper or ""), "note": escape(f"Of {', '.join(names)}")}
     if _ARXIV.fullmatch(key):
         fields |= {"eprint": key, "archivePrefix": "arXiv"}
-    return _item(key, fields)
+    return item(key, fields)
 
 
-def _item(key: str, fields: dict[str, str]) -> str:
+def item(key: str, fields: dict[str, str]) -> str:
+    """One item of BibTeX; values are LaTeX already."""
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", key).strip("-").lower()
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
     return "\n".join([f"@misc{{{plain},", *lines, "}", ""])

@@ -128,18 +128,19 @@ def _with_interval(share: Interval | None) -> str:
     return BLANK if share is None else f"{share.value:.1f} [{share.low:.1f}, {share.high:.1f}]"
 
 
-def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
-    """The page: measured rows, what the columns mean, reported rows apart."""
+def reported_table(published: Sequence[PublishedRow]) -> str:
+    """The published rows as Markdown."""
     heads = [(text, True) for text in ("Dataset", "Defence", "η")]
     heads += [(text, False) for text in ("Clean R@1", *PUBLISHED, "ERS")] + [("Source", True)]
-    reported = [
-        [
-            *(r.dataset, r.defense, r.eta),
-            *(f"{v:g}" for v in (r.clean, *r.values.values(), r.printed)),
-            r.source,
-        ]
-        for r in published
-    ]
+    numbers = [(r.clean, *r.values.values(), r.printed) for r in published]
+    lines = zip(published, numbers, strict=True)
+    return markdown_table(
+        heads, [[r.dataset, r.defense, r.eta, *(f"{v:g}" for v in found), r.source] for r, found in lines]
+    )
+
+
+def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
+    """The page: measured rows, what the columns mean, reported rows apart."""
     return "\n".join(
         [
             "# ERS: threats of the RobRank family\n",
@@ -151,7 +152,7 @@ def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
             table(rows),
             f"## Reported, not measured ({SUSPECT})\n",
             "Other models, images and random targets: never compared with the rows above.\n",
-            markdown_table(heads, reported),
+            reported_table(published),
         ]
     )
 

@@ -8,14 +8,17 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pytest
 
+from leaderboard import ers_table
 from leaderboard.errors import UserError
+from leaderboard.ers import NAMES, ErsRow
 from leaderboard.records import safe_name
 from leaderboard.results import load_results
 from leaderboard.site import assets
 from leaderboard.site.build import write_site
 from leaderboard.site.documents import html
-from leaderboard.site.model import latex, words
-from tests.board_fixtures import BUDGETS, KS, MODELS
+from leaderboard.site.model import words
+from leaderboard.statistics import Interval
+from tests.board_fixtures import BUDGETS, KS, MODELS, cell, put
 from tests.site_pages import HOSTILE, MARKUP, Page, results
 
 
@@ -167,6 +170,29 @@ def test_preliminary_and_reported_rows_are_apart(pages):
     assert "not transcribed" in pages["reported.html"].text
 
 
+def test_ers_has_a_page_where_it_was_measured(tmp_path, monkeypatch):
+    record, frame = cell("con-rob", classes=6, per_class=4)
+    put(tmp_path / "results", record, frame)
+    cards = {"radius": "8/255", "model": record.model, "dataset": record.dataset, "suite": record.suite}
+    numbers = {name: Interval(10 + i, 9, 30) for i, name in enumerate(NAMES)}
+    row = ErsRow(
+        radius="8/255", seed=0, queries=24, excluded=0, clean=None, values=numbers, ers=None, **cards
+    )
+    monkeypatch.setattr(ers_table, "measured", lambda *_: [row])
+    monkeypatch.setattr("leaderboard.site.documents.DOCS", tmp_path / "none")
+    write_site(tmp_path / "results", tmp_path / "out", pytest.fail)
+    page = Page(tmp_path / "out" / "ers.html")
+    assert page.tables[0][1][5:15] == [f"{10 + i}.0" for i in range(10)]
+    assert len(page.tables[1]) == 1 + len(ers_table.load_published())
+    assert 'href="ers.html"' in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_reported_rows_carry_their_source(pages):
+    heads, *lines = pages["reported.html"].tables[1]
+    assert heads[-1] == "Source" and len(lines) == len(ers_table.load_published())
+    assert all("CVPR 2022" in line[-1] for line in lines) and "GTM suspect" in pages["reported.html"].text
+
+
 def test_the_page_of_a_model_tells_all(built, pages):
     page = pages["models/con-rob.html"]
     for wanted in (
@@ -234,9 +260,8 @@ def test_a_module_becomes_a_script():
         assets.plain_script("export{a};export{b}")
 
 
-def test_words_of_cards_and_latex():
+def test_words_of_cards():
     assert words({"a": None, "b": [1, True], "c": {"d": "e"}}) == "b: 1, yes; c: d: e"
-    assert latex("50 % of {A_b}\\") == r"50 \% of \{A\_b\}\textbackslash{}"
 
 
 def test_the_command_writes_a_site(robustdml, built):

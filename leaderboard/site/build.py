@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from leaderboard import ers_table
 from leaderboard.board import NORM_NAMES, Board, boards
+from leaderboard.cite import to_bibtex, to_latex
 from leaderboard.compare_page import to_markdown
 from leaderboard.compare_table import comparisons, write_files
 from leaderboard.comparison import Comparison
 from leaderboard.entries import collect
 from leaderboard.errors import UserError
+from leaderboard.ers import ErsRow
 from leaderboard.examples import ExampleSet, draw_examples, load_examples
 from leaderboard.page import SEEN, lead
 from leaderboard.records import safe_name, scan, write_atomic
@@ -21,7 +24,7 @@ from leaderboard.reported import load_reported
 from leaderboard.site import data, documents, figures, model
 from leaderboard.site.assets import shared_files
 from leaderboard.site.pages import render
-from leaderboard.table import saw, to_csv, to_json
+from leaderboard.table import main_table, saw, to_csv, to_json
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "robustdml-site.json"
@@ -66,7 +69,8 @@ def write_site(
     """
     entries, _ = collect(results, problem, published)
     compared = comparisons(scan(results, "compare", problem))
-    if not entries and not compared:
+    scored = ers_table.measured(results, problem, published)
+    if not entries and not compared and not scored:
         raise UserError(
             f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml submit` first"
         )
@@ -79,8 +83,8 @@ def write_site(
     _models(site, made, _examples(site, results, problem))
     for found in compared:
         _comparison(site, found)
+    _ers(site, scored)
     _documents(site)
-    site.page("reported.html", "reported.html", reported=load_reported(), norms=NORM_NAMES)
     summaries = [(board, f"boards/{safe_name(board.name)}.html", data.table(board)[1]) for board in made]
     site.page("index.html", "index.html", boards=summaries, links=site.links, lead=lead)
     _finish(site, earlier)
@@ -115,7 +119,9 @@ def _board(site: _Site, board: Board) -> None:
     heads, lines = data.table(board)
     drawn = figures.series_of(board.rows, board.baseline)
     files = data.exports(f"data/{stem}-all", [row.entry for row in board.rows])
-    files |= {f"data/{stem}.csv": to_csv(board).encode(), f"data/{stem}.json": to_json(board).encode()}
+    texts = {".csv": to_csv(board), ".json": to_json(board), ".md": main_table(board)}
+    texts |= {".tex": to_latex(board), ".bib": to_bibtex([board])}
+    files |= {f"data/{stem}{suffix}": text.encode() for suffix, text in texts.items()}
     for name, content in files.items():
         site.put(name, content)
     reported = [r for r in load_reported() if r.dataset == board.dataset and r.norm in ("", board.norm)]
@@ -197,6 +203,26 @@ def _comparison(site: _Site, found: Comparison) -> None:
     site.page(page, "text.html", title=f"Attacks on {about}", text=text, pictures=pictures, files=files)
     norm = NORM_NAMES.get(found.record.norm, found.record.norm)
     site.links["Attacks compared"].append((page, f"{about}, {norm}"))
+
+
+def _ers(site: _Site, scored: Sequence[ErsRow]) -> None:
+    """Write the page of ERS where it was measured, and that of everything that papers report."""
+    published = ers_table.load_published()
+    if scored:
+        text = documents.html(ers_table.page(scored, published))
+        site.put("data/ers.csv", ers_table.to_csv(scored, published).encode())
+        files, title = ["data/ers.csv"], "ERS: threats of the RobRank family"
+        site.page("ers.html", "text.html", title=title, text=text, pictures=[], files=files)
+        site.links["Other threats"].append(("ers.html", title))
+    site.page(
+        "reported.html",
+        "reported.html",
+        reported=load_reported(),
+        norms=NORM_NAMES,
+        ers=documents.html(ers_table.reported_table(published)),
+        suspect=ers_table.SUSPECT,
+        explained="protocol" in documents.documents(),
+    )
 
 
 def _documents(site: _Site) -> None:

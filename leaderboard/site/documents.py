@@ -53,7 +53,7 @@ def title(text: str, default: str) -> str:
     return found.group(1).strip() if found else default
 
 
-def documents(folder: Path = DOCS) -> dict[str, str]:
+def documents() -> dict[str, str]:
     """The Markdown texts of docs/, by name, the protocol first."""
-    found = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+    found = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "protocol", name))}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.board import Board, Row
+from leaderboard.cite import escape, item, paper_item, paper_key
 from leaderboard.entry import Entry
 from leaderboard.records import safe_name
 from leaderboard.schema import Check
@@ -113,7 +114,7 @@ class Part:
         return shlex.join(parts)
 
     def bibtex(self) -> str:
-        """A BibTeX entry for the row."""
+        """What to cite as BibTeX: the row, and the paper that its card names."""
         entry = self.entry
         robust = entry.adversarial(entry.headline, entry.ks[0])
         fields = {
@@ -125,8 +126,9 @@ class Part:
             "note": f"R@{entry.ks[0]} at {entry.headline}: {with_interval(robust)} percent, {entry.status}; "
             f"weights {entry.model.digest[:16]}; cell {entry.key}",
         }
-        lines = [f"  {name} = {{{latex(text)}}}," for name, text in fields.items() if text]
-        return "\n".join([f"@misc{{robustdml-{entry.key},", *lines, "}"])
+        row = item(f"robustdml-{entry.key}", {name: escape(text) for name, text in fields.items()})
+        paper = entry.model.paper
+        return "\n".join([row, *([paper_item(paper_key(paper), [entry.model])] if paper else [])])
 
 
 def card(entry: Entry) -> dict[str, str]:
@@ -150,18 +152,6 @@ def words(value: Any) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ", ".join(map(words, value))
     return str(value)
-
-
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\n": " "}
-    | {"∞": r"$\infty$", "≥": r"$\geq$"}
-)
-
-
-def latex(text: str) -> str:
-    """Escape a text for LaTeX."""
-    return text.translate(_LATEX)
 
 
 def number(value: float | None) -> str:
