@@ -295,6 +295,17 @@ def test_hm_at_its_ends_is_min_max_and_regular_training():
     assert torch.allclose(step.model.batches[-1].flatten(), step.images.flatten()[[0, 1, 1, 0, 2, 2]])
 
 
+def test_hm_takes_the_hardness_of_the_same_anchor_whichever_triplets_are_mined():
+    step = step_of(pixels((0.5,), (0.3,), (0.9,)), [0, 0, 1], Watch())
+    # The only triplet of anchor 3 is as hard as itself, 2 - 6; that of anchor 5 would be harder, 2 - 4.
+    recipe = only(HM(destination="random", **FAR), 1, 0, 2)
+    assert recipe(step).item() == 0
+    assert torch.allclose(step.model.batches[-1].flatten(), step.images.flatten()[[1, 0, 2]])
+    for source in MINERS:
+        torch.manual_seed(0)
+        HM(source=source, destination="semihard", **FAR)(step).backward()
+
+
 def test_hm_intra_class_term_holds_the_moved_anchor_nearer_than_the_positive():
     # Anchor 5, positive 4.9, negative 9 end at 6, 3.9, 8: hardness 0.1. The anchor has moved by 1, its
     # positive was 0.1 away.

@@ -10,13 +10,16 @@ from models.recipes.mining import MINERS
 from models.recipes.robust import Robust
 
 # Takes the recipe, the clean embeddings (B,D), their labels, and the loss of the step before, at most the
-# margin; gives one hardness for all, or one per anchor.
+# margin; gives one hardness for all, or one per image (B,), which is an anchor's.
 Destination = Callable[[Robust, Tensor, Tensor, Tensor], Tensor]
 
 
 def _of_clean_triplet(miner: str) -> Destination:
     def hardness(recipe: Robust, clean: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
-        return recipe.hardness(*(clean[part] for part in MINERS[miner](recipe.distance)(clean, labels)))
+        anchors, *pair = MINERS[miner](recipe.distance)(clean, labels)
+        found = clean.new_zeros(len(clean))
+        found[anchors] = recipe.hardness(clean[anchors], *(clean[part] for part in pair))
+        return found
 
     return hardness
 

@@ -44,6 +44,7 @@ class HM(Robust):
     def forward(self, step: Step) -> Tensor:
         anchor, positive, negative = self._mine(clean := self.clean(step), step.labels)
         cap = self._wanted(self, clean, step.labels, self.previous.clamp_max(self.margin))
+        cap = cap.expand(len(clean))[anchor]
 
         def short(vectors: Tensor) -> Tensor:
             return -relu(cap - self.hardness(*vectors.chunk(3))).repeat(3)
