@@ -73,5 +73,5 @@ def check_published(folder: Path) -> int:
             place = f"rank {row.rank}" if row.rank else f"preliminary ({row.entry.reason})"
             said = f"{board.dataset} {board.norm}: {row.entry.model.name}: {place}"
             out.print(said, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(entries)} published rows, nothing wrong.", highlight=False)
+    console.print(f"{len(entries)} published row{'s' * (len(entries) != 1)}, nothing wrong.", highlight=False)
     return 0
