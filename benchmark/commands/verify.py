@@ -43,7 +43,9 @@ def verify(
 
         return check_published(folder)
     entries = verify_folder(folder)
-    out.print(f"{len(entries)} row{'s' * (len(entries) != 1)}: every digest and number holds.", highlight=False)
+    out.print(
+        f"{len(entries)} row{'s' * (len(entries) != 1)}: every digest and number holds.", highlight=False
+    )
     if numbers_only:
         return 0
     from benchmark.verify import load_candidate, rescore_rows
