@@ -1,4 +1,4 @@
-"""The loop that every recipe shares: optimiser, schedule, sampling, validation, snapshots.
+"""The loop that every recipe shares: optimiser, schedule, validation, snapshots.
 
 All randomness of an epoch follows from (seed, epoch), so a training that was killed goes on from its
 last snapshot to the same weights, on a CPU bit by bit, as if nothing had happened.
@@ -9,14 +9,13 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor, nn
 
 from attacks import noise
@@ -25,6 +24,7 @@ from attacks.noise import seeded
 from attacks.retrieval import Distance
 from attacks.victim import frozen
 from models import snapshots
+from models.batches import Batches, Images, fetch
 from models.recipes.base import Recipe, Step
 from models.training_cost import Outlook, measure
 from models.training_log import Journal
@@ -35,14 +35,6 @@ __all__ = ["Images", "Settings", "Trained", "seeded", "train"]
 
 Augment = Callable[[Tensor], Tensor]
 Weights = dict[str, Tensor]
-
-
-class Images(Protocol):
-    """Random access to images, each (C,H,W) float32 in [0, 1]."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,8 @@ class _Loop:
         self.images, self.labels = images, labels
         self.recipe, self.settings, self.device = recipe, settings, device
         self.rows, self.held = split_classes(labels, settings.held_out, settings.seed)
-        self.batch = settings.batch_for(len(np.unique(labels[self.rows])))
-        self.steps = settings.steps or max(1, len(self.rows) // self.batch)
+        self.batches = Batches.of(labels, self.rows, settings)
+        self.steps = self.batches.steps
         self._prepare()
         kind: Any = OPTIMIZERS[settings.optimizer]
         self.optimizer = kind(self._groups(), lr=settings.rate, weight_decay=settings.weight_decay)
@@ -137,7 +129,7 @@ class _Loop:
     def _prepare(self) -> None:
         """Let the recipe make what it learns."""
         with seeded(noise.key(self.settings.seed, "prepare")), frozen(self.model), torch.no_grad():
-            dim = self._embed(_fetch(self.images, self.rows[:2].tolist()).to(self.device)).shape[1]
+            dim = self._embed(fetch(self.images, self.rows[:2].tolist()).to(self.device)).shape[1]
             self.recipe.prepare(torch.from_numpy(np.unique(self.labels[self.rows])), dim)
         self.recipe.to(self.device)
 
@@ -150,7 +142,7 @@ class _Loop:
 
     def validate_on(self, images: Tensor | Images, distance: Distance) -> None:
         self.validation = Validation(
-            lambda positions: _fetch(images, positions),
+            lambda positions: fetch(images, positions),
             self.held,
             self.labels[self.held],
             distance,
@@ -176,7 +168,7 @@ class _Loop:
         twin.model, twin.recipe = copy.deepcopy((self.model, self.recipe))
         twin._training_mode()
         with seeded(noise.key(self.settings.seed, "outlook")):
-            positions = next(self._batches())
+            positions = next(iter(self.batches))
             # The first pass through a network also makes its kernels.
             tries = [measure(twin.recipe, twin._about(positions, 1.0, 0)) for _ in range(2)]
             step = min(tries, key=lambda passes: passes.seconds)
@@ -188,14 +180,14 @@ class _Loop:
             epochs=self.settings.epochs,
             done=self.epoch,
             steps=self.steps,
-            batch=self.batch,
+            batch=self.batches.size,
             step=step,
             validation=self.validation.passes,
         )
 
     def _epoch(self, tick: Callable[[], None]) -> None:
         began, losses = time.perf_counter(), []
-        for step, positions in enumerate(self._batches()):
+        for step, positions in enumerate(self.batches):
             losses.append(self._step(self.epoch * self.steps + step, positions))
             tick()
         scores = self.validation.score(self.average) if len(self.held) else {}
@@ -209,14 +201,6 @@ class _Loop:
             }
         row = {"epoch": float(self.epoch), "loss": sum(losses) / len(losses), **scores}
         self.history.append({**row, "seconds": round(time.perf_counter() - began, 2)})
-
-    def _batches(self) -> Iterator[list[int]]:
-        # A new sampler each epoch: it shuffles its classes in place, so an old one would remember.
-        sampler = MPerClassSampler(
-            self.labels[self.rows], self.settings.per_class, self.batch, self.steps * self.batch
-        )
-        order = self.rows[list(sampler)].reshape(self.steps, self.batch)
-        yield from order.tolist()
 
     def _step(self, number: int, positions: list[int]) -> float:
         total = self.settings.epochs * self.steps
@@ -236,7 +220,7 @@ class _Loop:
         return float(loss.detach())
 
     def _about(self, positions: list[int], done: float, number: int) -> Step:
-        images = _fetch(self.images, positions)
+        images = fetch(self.images, positions)
         images = self.augment(images) if self.augment else images
         labels = torch.from_numpy(self.labels[positions]).to(self.device)
         seed = noise.key(self.settings.seed, "step", number)
@@ -292,16 +276,6 @@ class _Loop:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         return digest.hexdigest()
-
-
-def _fetch(images: Tensor | Images, positions: Sequence[int]) -> Tensor:
-    if isinstance(images, Tensor):
-        return images[list(positions)]
-    # Collections of files decode several at once.
-    together: Callable[[Sequence[int]], Sequence[Tensor]] | None = getattr(images, "batch", None)
-    if together is not None:
-        return torch.stack(list(together(positions)))
-    return torch.stack([images[position] for position in positions])
 
 
 @torch.no_grad()
