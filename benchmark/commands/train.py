@@ -1,6 +1,5 @@
 """`robustdml train`: a recipe and a data set go in, weights with their card come out."""
 
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,17 +8,14 @@ import typer
 from typer import Option
 
 from benchmark.commands import options
+from benchmark.commands.train_told import command, submission, tell_end, tell_limits, tell_plan
 
 if TYPE_CHECKING:
-    from benchmark.training import Training
     from models.training_cost import Outlook
 
 about_loss = partial(Option, rich_help_panel="The recipe")
 about_network = partial(Option, rich_help_panel="The network")
 about_loop = partial(Option, rich_help_panel="The training")
-
-# Where things lie on this machine makes no difference to the model.
-LOCAL = ("data_root", "out", "device")
 
 
 def train(
@@ -109,10 +105,9 @@ def train(
     from benchmark.networks import Words, describe
     from benchmark.scoring import Settings as Compute
     from benchmark.sources import find_training, shared_classes
-    from benchmark.training import CARD, Training, make
+    from benchmark.training import Training, make
     from models.augment import AUGMENTATIONS
     from models.recipes import RECIPES
-    from models.registry import MODELS
     from models.starts import Start
 
     AUGMENTATIONS[augment]
@@ -136,75 +131,14 @@ def train(
     shared = shared_classes(dataset, side, task)
     spec = describe(words, chosen, getattr(chosen, "distance", distance or "euclidean"), task, start, shared)
     folder = out or Path("trained") / spec.name
-    made_by = command(context, spec.name)
-    training = Training(spec, chosen, settings, task, augment, start, made_by)
+    training = Training(spec, chosen, settings, task, augment, start, command(context, spec.name))
 
     def before(outlook: "Outlook") -> None:
-        _plan(training, outlook, folder)
-        if shared:
-            note(
-                f"{shared} test classes of {dataset} train as well (a set without train and test halves is "
-                "both): score the model on other classes."
-            )
-        if spec.name in MODELS:
-            note(f"{spec.name} is a model of the zoo; to submit yours, give it another --name.")
+        tell_plan(training, outlook, folder)
+        tell_limits(spec, dataset, shared)
         if plan_only:
             raise typer.Exit
 
     stored, result = make(training, folder, device=place, before=before, note=note)
-    found = ", ".join(f"{key} {100 * value:.1f} %" for key, value in result.validation.items())
-    _say(f"{stored.name}: epoch {result.epoch} of {len(result.history)} chosen ({found or 'the last'}).")
-    card = ["robustdml", "submit", str(folder / CARD)]
-    # Shown other images than it was trained on, it would seem worse than it is.
-    where = [] if shared is None else ["--side", str(side)]
-    where += ["--data-root", str(data_root)] if data_root else []
-    test = "CLASSES_NOT_SEEN" if shared else dataset
-    _say(f"Score it on the test classes: {shlex.join([*card, '--dataset', test, *where])}")
+    tell_end(stored, result, submission(folder, dataset, side, data_root, shared))
     return 0
-
-
-def _plan(training: "Training", outlook: "Outlook", folder: Path) -> None:
-    """What will be done, and at what cost."""
-    from benchmark.commands.show import duration
-
-    facts = ", ".join(f"{key} {value}" for key, value in training.recipe.describe().items())
-    network = f"{training.spec.arch} to {training.spec.dim} numbers, {training.spec.distance}"
-    _say(f"{training.spec.name}: {network}; {facts}; augment {training.augment}")
-    _say(
-        f"{outlook.images:,} images of {outlook.classes:,} classes of {training.task.name}'s training half "
-        f"train, {outlook.held_images:,} of {outlook.held_classes:,} others validate."
-    )
-    step = outlook.step
-    _say(
-        f"{outlook.epochs - outlook.done} of {outlook.epochs} epochs, of {outlook.steps} steps of "
-        f"{outlook.batch} images; a step sends {step.forward:,} images forward and {step.backward:,} back in "
-        f"{step.seconds:.2f} s. With validation {outlook.passes:,} passes: about {duration(outlook.seconds)}."
-    )
-    _say(f"Into {folder}; whatever stops it, the same command goes on from the last epoch.")
-
-
-def _say(text: str) -> None:
-    from benchmark.commands.show import console
-
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def command(context: Any, name: str) -> str:
-    """The command line that makes the same model: what was given, less what is of this machine only."""
-    words = ["robustdml", "train"]
-    given = {**context.params, "name": name}
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name)
-        if parameter.name in LOCAL or parameter.name == "plan_only":
-            continue
-        if parameter.name == "name" or (source is not None and source.name == "COMMANDLINE"):
-            words += _words(parameter, given[parameter.name])
-    return shlex.join(words)
-
-
-def _words(parameter: Any, value: Any) -> list[str]:
-    flag = parameter.opts[0]
-    if isinstance(value, bool):
-        return [flag if value else parameter.secondary_opts[0]]
-    values = value if isinstance(value, list | tuple) else [value]
-    return [word for each in values for word in (flag, str(each))]
