@@ -175,9 +175,7 @@ def test_ers_has_a_page_where_it_was_measured(tmp_path, monkeypatch):
     put(tmp_path / "results", record, frame)
     cards = {"radius": "8/255", "model": record.model, "dataset": record.dataset, "suite": record.suite}
     numbers = {name: Interval(10 + i, 9, 30) for i, name in enumerate(NAMES)}
-    row = ErsRow(
-        radius="8/255", seed=0, queries=24, excluded=0, clean=None, values=numbers, ers=None, **cards
-    )
+    row = ErsRow(seed=0, queries=24, excluded=0, clean=None, values=numbers, ers=None, **cards)
     monkeypatch.setattr(ers_table, "measured", lambda *_: [row])
     monkeypatch.setattr("leaderboard.site.documents.DOCS", tmp_path / "none")
     write_site(tmp_path / "results", tmp_path / "out", pytest.fail)
