@@ -59,12 +59,12 @@ def by_hand(weights: WeightsSpec) -> Path:
 
 def _by_hand(weights: WeightsSpec, where: str) -> Path:
     target = by_hand(weights)
-    if target.exists():
-        return _verified(target, weights.sha256, where)
-    # What `robustdml convert` makes of a file that the safe loader refuses.
+    # What `robustdml convert` makes of a file that the safe loader refuses, and leaves beside it.
     converted = target.with_suffix(".safetensors")
-    if converted.exists():
+    if converted != target and converted.is_file():
         return converted
+    if target.is_file():
+        return _verified(target, weights.sha256, where)
     raise UserError(
         f"{where}: its weights cannot be fetched by a program. {weights.get} Put the file here: {target}"
     )

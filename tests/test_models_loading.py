@@ -199,6 +199,20 @@ def test_weights_by_hand_may_have_been_converted(stored):
     place.parent.mkdir(parents=True)
     place.with_suffix(".safetensors").write_bytes(stored[1].read_bytes())
     assert registry.load(card).digest == registry.load(CARD, stored[1]).digest
+    place.write_bytes(b"what was refused, and is still there")
+    assert registry.load(card).digest == registry.load(CARD, stored[1]).digest
+
+
+def test_a_safetensors_file_by_hand_is_held_against_its_sha256(stored):
+    given = BY_HAND | {"filename": "theirs.safetensors"}
+    place = weights.by_hand(with_weights(**given).weights)
+    place.mkdir(parents=True)
+    with pytest.raises(UserError, match="Put the file here"):
+        registry.load(with_weights(**given))
+    place.rmdir()
+    place.write_bytes(stored[1].read_bytes())
+    with pytest.raises(UserError, match="not the bbbb"):
+        registry.load(with_weights(**given, sha256="b" * 64))
 
 
 def test_a_page_saved_as_weights_by_hand_is_named(stored):
