@@ -103,7 +103,7 @@ class Pool:
             (full,) = torch.autograd.grad(loss.sum(), leaf)
             gradient = full[: len(rows)].nan_to_num(0.0).unflatten(0, (-1, probes))
         losses = loss.detach().unflatten(0, (-1, probes))
-        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed))
+        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed), self._goal())
         self.state = self.search.step(state, self.stage.budget, look)
         self.t += self.pace
         self._leave()

@@ -63,13 +63,16 @@ class Look:
 
     `loss` (rows, probes) and `gradient` (rows, probes, C, H, W), None for a search that needs none;
     `t` (rows,) counts a row's steps since its aim last moved, 0 at the first; `changed` (rows,)
-    marks rows whose aim has just moved, whose running bests mean nothing any more.
+    marks rows whose aim has just moved, whose running bests mean nothing any more. `goal` (rows,) is
+    the radius of the largest budget at which the aim still holds, 0 where there is none: a larger
+    perturbation changes no result. It is None where nobody keeps a record, as in training.
     """
 
     loss: Tensor
     gradient: Tensor | None
     t: Tensor
     changed: Tensor
+    goal: Tensor | None = None
 
     @property
     def slope(self) -> Tensor:
@@ -102,8 +105,7 @@ class Search(ABC):
     def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
 
-        `t` (rows,): the steps made for the present aim; `goal` (rows,): the radius of the largest budget
-        at which the aim still holds, 0 where there is none: a larger perturbation changes nothing.
+        `t` (rows,): the steps made for the present aim; `goal` (rows,): as in `Look`, after this step.
         """
         return torch.zeros_like(t, dtype=torch.bool)
 
@@ -121,14 +123,13 @@ def begin(x: Tensor, budget: Budget) -> State:
     return State(x[:, None].clone(), x.clone(), budget.radii(x))
 
 
-def far_from(goal: Tensor, best: Tensor, progress: Tensor, patience: float) -> Tensor:
-    """Rows of a min-norm search whose best norm, inf before the first, is far above `goal`: (rows,).
+def far_from(goal: Tensor, norm: Tensor, progress: Tensor, patience: float) -> Tensor:
+    """Rows of a min-norm search whose `norm`, found or foreseen, is far above `goal`: (rows,).
 
-    Best norms fall fast at first and slowly later, so what counts as far shrinks with the `progress` from
+    Norms fall fast at first and slowly later, so what counts as far shrinks with the `progress` from
     0 to 1: from (1 + `patience`) times the goal to the goal itself. No row is given up in the first quarter.
     """
-    limit = goal * (1 + patience * (1 - progress))
-    return best.isfinite() & (best > limit) & (progress >= 0.25)
+    return (norm > goal * (1 + patience * (1 - progress))) & (progress >= 0.25)
 
 
 def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:

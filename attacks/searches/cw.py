@@ -49,7 +49,7 @@ class CW(Search):
 
     def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _CWState)
-        return far_from(goal, state.best, t / self.steps, self.patience)
+        return state.best.isfinite() & far_from(goal, state.best, t / self.steps, self.patience)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)

@@ -13,6 +13,7 @@ from attacks.searches.base import Look, Search, State, begin, climb, far_from
 @dataclass
 class _FMNState(State):
     best: Tensor  # the smallest norm that broke the aim, inf before
+    guess: Tensor  # the norm at which the linearised loss crosses zero; 0 where the aim is broken here
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,14 @@ class FMN(Search):
     and the factor decay as a cosine. Radii never exceed the budget's: what lies beyond claims
     nothing.
 
+    Where it departs: only the radii of budgets count, so a row that has broken the aim goes for the
+    next smaller budget at once instead of shrinking there by and by (20 steps on a robust model: 8
+    instead of 9.5 passes per query at k = 1, R@1 .195 instead of .203 at the headline budget).
+
     `stride` and `last`: the first and the last step in units of the row's own radius, so that one
     setting serves every norm and image size (the paper's step is an absolute length); `factor`:
-    the first and the last shrinking factor of the radius; `patience`: see `far_from`; `hurry`: a later k
+    the first and the last shrinking factor of the radius; `patience`: a row that has broken the aim
+    stops where `far_from` says so of its linear estimate, which errs on the near side; `hurry`: a later k
     gets so many times fewer steps (2 saves a third of the passes; at the headline budget it leaves R@4 of a
     robust model .545 where 1 leaves .508, measured on 400 queries).
     """
@@ -36,7 +42,7 @@ class FMN(Search):
     stride: float = 0.5
     last: float = 0.005
     factor: tuple[float, float] = (0.1, 0.001)
-    patience: float = 1.0
+    patience: float = 0.5
     hurry: int = 2
     name = "fmn"
     paper = "arXiv 2102.12827"
@@ -48,11 +54,12 @@ class FMN(Search):
 
     def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _FMNState)
-        return far_from(goal, state.best, t / self.steps, self.patience)
+        return state.best.isfinite() & far_from(goal, state.guess, t / self.steps, self.patience)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
-        return _FMNState(plain.x, plain.origin, plain.radii, torch.full_like(plain.radii, torch.inf))
+        none, far = torch.zeros_like(plain.radii), torch.full_like(plain.radii, torch.inf)
+        return _FMNState(plain.x, plain.origin, plain.radii, far, none)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:
         assert isinstance(state, _FMNState)
@@ -63,11 +70,14 @@ class FMN(Search):
         state.best = torch.where(broken, torch.minimum(best, size), best)
         decay = 0.5 * (1 + torch.cos(math.pi * look.t / self.steps))
         shrink = self.factor[1] + (self.factor[0] - self.factor[1]) * decay
-        # A little beyond the linear estimate: aimed at zero itself, the loss may creep up to it from
-        # below for ever.
-        crossing = (size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)
+        crossing = size - loss / budget.dual(slope).clamp_min(1e-12)
+        state.guess = torch.where(broken, 0.0, crossing)
+        # A little beyond the estimate: aimed at zero itself, the loss may creep up to it from below
+        # for ever.
+        outside = torch.where(state.best.isinf(), crossing, state.radii) * (1 + shrink)
         inside = torch.minimum(state.radii, state.best) * (1 - shrink)
-        outside = torch.where(state.best.isinf(), crossing, state.radii * (1 + shrink))
+        if look.goal is not None:
+            inside = torch.where(look.goal > 0, torch.minimum(inside, look.goal), inside)
         state.radii = torch.where(broken, inside, outside).clamp(0, budget.eps)
         climb(state, budget, slope, state.radii * (self.last + (self.stride - self.last) * decay))
         return state
