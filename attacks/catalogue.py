@@ -105,7 +105,7 @@ _ATTACKS = (
 _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
     "standard": (
-        ("fmn:steps=60,hurry=1", "cw", "pgd", "apgd", "pgd-push:steps=20", "square-probe"),
+        ("fmn:steps=60,hurry=1", "cw", "pgd", "apgd", "pgd-push", "square-probe"),
         "the ranking suite: min-norm twice, then cold starts with two objectives and a black-box probe",
     ),
     "thorough": (

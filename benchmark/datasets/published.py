@@ -73,7 +73,7 @@ def load_pml(class_name: str, spec: DatasetSpec, root: Path | None, split: str) 
 
 # Of each test class the first so many images are queries; all are gallery. Intervals are over classes,
 # so more queries of a class say little more, and the embedded set should be scored in minutes.
-GLYPH_QUERIES = 10
+GLYPH_QUERIES = 5
 
 
 def load_glyphs(spec: DatasetSpec, root: Path | None, split: str) -> RetrievalTask:

@@ -12,7 +12,7 @@ _PHOTO = (3, 224, 224)
 _ROWS = (
     DatasetSpec(
         name="glyphs",
-        about="Characters in many fonts; embedded, always there; 10 of 20 images a class are queries",
+        about="Characters in many fonts; embedded, always there; 5 of 20 images a class are queries",
         shape=(1, 32, 32),
         load=load_glyphs,
         source="Rendered by benchmark/datasets/make_glyphs.py from the fonts that ship with matplotlib",
