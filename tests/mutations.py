@@ -176,8 +176,22 @@ MUTATIONS = (
     Mutation(
         "a min-norm search stops as soon as something broke",
         "attacks/searches/min_norm.py",
-        "        return known & (state.best > limit)\n",
+        "        return state.best.isfinite() & far_from(goal, state.guess, t / self.steps, self.patience)\n",
         "        return state.best.isfinite()\n",
+        ENGINE,
+    ),
+    Mutation(
+        "a min-norm search gives up where it has just broken a larger budget",
+        "attacks/searches/min_norm.py",
+        "        state.guess = torch.where(broken, 0.0, crossing)\n",
+        "        state.guess = crossing\n",
+        ENGINE,
+    ),
+    Mutation(
+        "a min-norm search creeps from budget to budget",
+        "attacks/searches/min_norm.py",
+        "        if look.goal is not None:\n",
+        "        if False:\n",
         ENGINE,
     ),
     Mutation(
@@ -212,8 +226,8 @@ MUTATIONS = (
     Mutation(
         "the min-norm search stops short of the boundary",
         "attacks/searches/min_norm.py",
-        "(size - loss / budget.dual(slope).clamp_min(1e-12)) * (1 + shrink)",
-        "(size - loss / budget.dual(slope).clamp_min(1e-12)) * 0.97",
+        "torch.where(state.best.isinf(), crossing, state.radii) * (1 + shrink)",
+        "torch.where(state.best.isinf(), crossing, state.radii) * 0.97",
         ORACLE,
     ),
     Mutation(

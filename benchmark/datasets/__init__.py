@@ -31,7 +31,7 @@ def load_task(
 
     >>> task = load_task("glyphs")
     >>> task.shape, len(task.query), task.ks
-    ((1, 32, 32), 1000, (1, 2, 4, 8))
+    ((1, 32, 32), 500, (1, 2, 4, 8))
     """
     if split not in SPLITS:
         raise UserError(f"Unknown split {split!r}; known: {', '.join(SPLITS)}.")
