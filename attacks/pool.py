@@ -103,10 +103,11 @@ class Pool:
             (full,) = torch.autograd.grad(loss.sum(), leaf)
             gradient = full[: len(rows)].nan_to_num(0.0).unflatten(0, (-1, probes))
         losses = loss.detach().unflatten(0, (-1, probes))
-        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed), self._goal())
+        goal = self._goal()
+        look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed), goal)
         self.state = self.search.step(state, self.stage.budget, look)
         self.t += self.pace
-        self._leave()
+        self._leave(goal)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.of.victim.device)
@@ -132,8 +133,8 @@ class Pool:
         self.pace[changed] = self.search.pace
         return changed
 
-    def _leave(self) -> None:
-        """Drop rows that are done.
+    def _leave(self, goal: Tensor) -> None:
+        """Drop rows that are done; `goal` (rows,) as in `Look`.
 
         One that has used up its steps on a k goes on with the next k from where it is, which its next
         look judges; where there is none its last iterate is looked at with others of its kind.
@@ -142,7 +143,7 @@ class Pool:
         over = self.t >= self.search.steps
         if self.objective.crosses and self.surrogate is None:
             # What a search says of its prospects holds where its loss is the distance to the goal.
-            over |= self.search.settled(self.state, self._tensor(self.t), self._goal()).cpu().numpy()
+            over |= self.search.settled(self.state, self._tensor(self.t), goal).cpu().numpy()
         spent = (self.aim > 0) & over
         self.tried = np.where(spent, self.aim, self.tried)
         done = self.aim == 0

@@ -105,7 +105,7 @@ class Search(ABC):
     def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
 
-        `t` (rows,): the steps made for the present aim; `goal` (rows,): as in `Look`, after this step.
+        `t` (rows,): the steps made for the present aim; `goal` (rows,): as in `Look`.
         """
         return torch.zeros_like(t, dtype=torch.bool)
 
