@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from leaderboard.board import NORM_NAMES
 from leaderboard.canvas import BLUE, VERMILLION, WIDTHS, save
 from leaderboard.errors import UserError
-from leaderboard.records import write_atomic
+from leaderboard.records import safe_name, write_atomic
 
 Array = NDArray[Any]
 
@@ -108,6 +108,19 @@ def load_examples(path: Path) -> ExampleSet:
         return ExampleSet(**arrays, class_names=dict(zip(labels, words, strict=True)))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a set of examples ({error}); delete it and run again") from error
+
+
+def draw_all(
+    results: Path, out: Path, problem: Callable[[str], None]
+) -> Iterator[tuple[ExampleSet, list[Path]]]:
+    """Draw every set of a results folder into `out`/examples; what cannot be read is told to `problem`."""
+    for path in sorted((results / "examples").glob("*.npz")):
+        try:
+            examples = load_examples(path)
+        except UserError as error:
+            problem(str(error))
+            continue
+        yield examples, draw_examples(examples, out / "examples" / safe_name(path.stem))
 
 
 def magnification(examples: ExampleSet) -> float:

@@ -17,7 +17,7 @@ from leaderboard.compare_table import (
 from leaderboard.entries import collect, save_entry
 from leaderboard.errors import UserError
 from leaderboard.ers_table import write_table
-from leaderboard.examples import draw_examples, load_examples
+from leaderboard.examples import draw_all
 from leaderboard.page import lead, page
 from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.reported import load_reported
@@ -98,13 +98,7 @@ def _write_comparison(found: Comparison, out: Path, index: list[str]) -> list[Pa
 def _write_examples(results: Path, out: Path, index: list[str], problem: Callable[[str], None]) -> list[Path]:
     files: list[Path] = []
     pictures = []
-    for path in sorted((results / "examples").glob("*.npz")):
-        try:
-            examples = load_examples(path)
-        except UserError as error:
-            problem(str(error))
-            continue
-        drawn = draw_examples(examples, out / "examples" / safe_name(path.stem))
+    for _, drawn in draw_all(results, out, problem):
         pictures.append(picture(drawn[0], out))
         files += drawn
     if pictures:

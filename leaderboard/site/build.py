@@ -17,7 +17,7 @@ from leaderboard.comparison import Comparison
 from leaderboard.entries import collect
 from leaderboard.errors import UserError
 from leaderboard.ers import ErsRow
-from leaderboard.examples import ExampleSet, draw_examples, load_examples
+from leaderboard.examples import ExampleSet, draw_all
 from leaderboard.page import SEEN, lead
 from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.reported import load_reported
@@ -181,15 +181,9 @@ def _examples(
 ) -> dict[tuple[str, ...], tuple[ExampleSet, str]]:
     """Draw the examples of a results folder: set and picture, by data set, model and norm."""
     found: dict[tuple[str, ...], tuple[ExampleSet, str]] = {}
-    for path in sorted((results / "examples").glob("*.npz")):
-        try:
-            examples = load_examples(path)
-        except UserError as error:
-            problem(str(error))
-            continue
-        drawn = site.note(draw_examples(examples, site.out / "examples" / safe_name(path.stem)))
+    for examples, files in draw_all(results, site.out, problem):
         place = (examples.dataset, examples.model, examples.norm)
-        found[place] = examples, next(name for name in drawn if name.endswith(".png"))
+        found[place] = examples, next(name for name in site.note(files) if name.endswith(".png"))
     return found
 
 
