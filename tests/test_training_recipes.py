@@ -73,42 +73,30 @@ CORNERS = {
 }
 
 
+def moved_by(role, step, budget, distance="euclidean", steps=5):
+    """Where the adversary of a role takes its image of the triplet (0, 1, 2); embeddings are pixels."""
+    clean = step.images.flatten(1)
+    return perturb(role, step, clean, triplet(0, 1, 2), budget, long_pgd(steps), euclidean(distance))
+
+
 @pytest.mark.parametrize("role", CORNERS)
 def test_each_role_reaches_the_corner_that_was_worked_out(role):
     step = step_of(pixels((0.5, 0.5), (0.6, 0.3), (0.2, 0.9)), [0, 0, 1])
     _, expected = CORNERS[role]
-    moved = perturb(
-        role, step, step.images.flatten(1), triplet(0, 1, 2), Linf("0.1"), long_pgd(5), euclidean("euclidean")
-    )
+    moved = moved_by(role, step, Linf("0.1"))
     assert torch.allclose(moved.flatten(), torch.tensor(expected), atol=1e-6)
 
 
 def test_cosine_turns_the_image_where_the_euclidean_distance_would_lengthen_it():
     # On the circle only the angle counts: (.3, .3) flees (.6, .4) to the corner (.2, .4).
     step = step_of(pixels((0.6, 0.4), (0.3, 0.3), (0.9, 0.0)), [0, 0, 1])
-    moved = perturb(
-        "positive",
-        step,
-        step.images.flatten(1),
-        triplet(0, 1, 2),
-        Linf("0.1"),
-        long_pgd(5),
-        euclidean("cosine"),
-    )
+    moved = moved_by("positive", step, Linf("0.1"), "cosine")
     assert torch.allclose(moved.flatten(), torch.tensor([0.2, 0.4]), atol=1e-6)
 
 
 def test_an_l2_adversary_moves_straight_by_its_radius():
     step = step_of(pixels((0.5, 0.1), (0.9, 0.9), (0.5, 0.6)), [0, 0, 1])
-    moved = perturb(
-        "negative",
-        step,
-        step.images.flatten(1),
-        triplet(0, 1, 2),
-        L2("0.2"),
-        long_pgd(30),
-        euclidean("euclidean"),
-    )
+    moved = moved_by("negative", step, L2("0.2"), steps=30)
     assert torch.allclose(moved.flatten(), torch.tensor([0.5, 0.4]), atol=0.01)
     assert L2.size(moved, step.images[2:]).item() <= 0.2 * (1 + 1e-5)
 
