@@ -18,7 +18,7 @@ from typing import Any
 import foolbox
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.budget import parse_radius
@@ -52,6 +52,14 @@ class Lap:
     seconds: float
 
 
+class AsLoaded(Victim):
+    """A model that is shown images as they come."""
+
+    def plain(self, x: Tensor) -> Tensor:
+        vectors: Tensor = self.model(x)
+        return vectors
+
+
 def ours(scorer: Scorer, attack: str, ks: Sequence[int] = (1,)) -> Lap:
     """One of our attacks on the whole grid."""
     start = time.perf_counter()
@@ -61,12 +69,15 @@ def ours(scorer: Scorer, attack: str, ks: Sequence[int] = (1,)) -> Lap:
     return Lap((outcome.record.rank <= 1).mean(1), meter.backward / len(outcome.rows), seconds)
 
 
-def theirs(scorer: Scorer, search: Search) -> Lap:
-    """The same for another library's search: what it finds is scored by our rule, clean failures included."""
+def theirs(scorer: Scorer, model: nn.Module, search: Search) -> Lap:
+    """The same for another library's search on the model as loaded, NCHW as that library has it.
+
+    What it finds is scored by our rule, clean failures included.
+    """
     task, gallery = scorer.task, scorer.gallery
     radii = [parse_radius(text) for text in task.budgets["linf"]]
     held = np.zeros((len(radii), len(task.query)), bool)
-    victim = Victim(scorer.model, gallery)
+    victim = AsLoaded(model, gallery)
     start = time.perf_counter()
     right = np.flatnonzero(scorer.clean.rank == 1)
     for begin in range(0, len(right), BATCH):
@@ -76,7 +87,7 @@ def theirs(scorer: Scorer, search: Search) -> Lap:
         found = search(NearestNeighbour(MeteredModel(victim, marks)), x, marks, radii)
         for i, perturbed in enumerate(found):
             with torch.no_grad():
-                prepared = gallery.prepare(scorer.model(perturbed))
+                prepared = gallery.prepare(model(perturbed))
             inside = ((perturbed - x).abs().flatten(1).amax(1) <= radii[i] + 1e-6).numpy()
             rank = Standing(gallery, prepared, marks, gallery.tau).rank.numpy()
             held[i, rows] = ~((rank > 1) & inside)
@@ -123,15 +134,15 @@ def usual_pgd(steps: int = 20) -> Search:
     return search
 
 
-def contest(scorer: Scorer, rounds: int) -> dict[str, list[Lap]]:
+def contest(scorer: Scorer, model: nn.Module, rounds: int) -> dict[str, list[Lap]]:
     """All contestants in turn."""
     ks = scorer.task.ks
     contestants: dict[str, Callable[[], Lap]] = {
         **{f"ours: {name}": partial(ours, scorer, name) for name in OURS},
         f"ours: fmn:steps=20, k = {' '.join(map(str, ks))}": lambda: ours(scorer, "fmn:steps=20", ks),
-        MIN_NORM: lambda: theirs(scorer, of_foolbox(foolbox.attacks.LInfFMNAttack(steps=20))),
-        PER_BUDGET: lambda: theirs(scorer, of_foolbox(foolbox.attacks.LinfPGD(steps=20))),
-        "PGD as in torchattacks, 20 steps": lambda: theirs(scorer, usual_pgd()),
+        MIN_NORM: lambda: theirs(scorer, model, of_foolbox(foolbox.attacks.LInfFMNAttack(steps=20))),
+        PER_BUDGET: lambda: theirs(scorer, model, of_foolbox(foolbox.attacks.LinfPGD(steps=20))),
+        "PGD as in torchattacks, 20 steps": lambda: theirs(scorer, model, usual_pgd()),
         "the seed's released PGD-5": lambda: ours(scorer, "released"),
     }
     return alternate(contestants, rounds)
@@ -206,8 +217,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for world in args.world or WORLDS:
-        with ready(world, args.queries or QUERIES[world]) as scorer:
-            results, budgets = contest(scorer, args.rounds), scorer.task.budgets["linf"]
+        with ready(world, args.queries or QUERIES[world]) as (scorer, plain):
+            results, budgets = contest(scorer, plain, args.rounds), scorer.task.budgets["linf"]
             about = {"world": WORLDS[world].about, "queries": len(scorer.task.query), "budgets": budgets}
         races, ks = judge(results, world), all_ks(results)
         print(f"\n{WORLDS[world].about}, {args.threads} threads")

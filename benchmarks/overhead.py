@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.catalogue import find_attack
+from attacks.victim import channels_last
 from benchmark.scoring import Scorer
 from benchmarks.protocol import ROUNDS, alternate, facts, median, store
 from benchmarks.worlds import WORLDS, ready
@@ -79,7 +80,7 @@ def bare(model: nn.Module, batches: Sequence[Batches], images: Tensor) -> None:
     def go(some: Batches) -> None:
         for rows, gradient in some:
             leaf = images[torch.arange(rows) % len(images)] if rows > len(images) else images[:rows]
-            leaf = leaf.detach().requires_grad_(gradient)
+            leaf = channels_last(leaf).detach().requires_grad_(gradient)
             with torch.set_grad_enabled(gradient):
                 vectors = model(leaf)
             if gradient:
@@ -104,7 +105,7 @@ def filled(batches: Sequence[Batches], forward: int, backward: int, size: int) -
 def measure(scorer: Scorer, attack: str, rounds: int) -> dict[str, Any]:
     """One attack's overhead, by wall clock and by processor time."""
     batches, meter = noted(scorer, attack)
-    images = scorer.task.load(scorer.task.query[:64]).contiguous(memory_format=torch.channels_last)
+    images = scorer.task.load(scorer.task.query[:64])
     full = filled(batches, meter.forward, meter.backward, scorer.batch)
     contestants: dict[str, Callable[[], Spent]] = {
         "engine": lambda: spent(lambda: scorer.run([find_attack(attack)], "linf", ks=(1,))),
@@ -156,7 +157,7 @@ def main() -> None:
         f"{'backward':>10}{'padding':>12}"
     )
     for world in args.world or WORLDS:
-        with ready(world, args.queries or QUERIES[world]) as scorer:
+        with ready(world, args.queries or QUERIES[world]) as (scorer, _):
             for count in threads:
                 torch.set_num_threads(count)
                 for attack in ATTACKS:

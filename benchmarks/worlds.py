@@ -1,5 +1,6 @@
 """What the attacks are timed on: a small model with its real task, a usual one with a made-up task."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +81,12 @@ WORLDS = {
 
 
 @contextmanager
-def ready(name: str, queries: int) -> Iterator[Scorer]:
-    """A scorer of a world's model on so many queries, on the CPU; the gallery stays whole."""
+def ready(name: str, queries: int) -> Iterator[tuple[Scorer, nn.Module]]:
+    """A scorer of a world's model on so many queries, on the CPU; the gallery stays whole.
+
+    And the model as anyone else would load it: without gradients of its own, its weights in their order.
+    """
     module, task = WORLDS[name].make()
+    plain = copy.deepcopy(module).eval().requires_grad_(False)
     with frozen(module) as model:
-        yield Scorer(model, task.limit(queries), "cosine", Settings("cpu"))
+        yield Scorer(model, task.limit(queries), "cosine", Settings("cpu")), plain

@@ -22,7 +22,7 @@ from attacks import noise
 from attacks.errors import UserError
 from attacks.noise import seeded
 from attacks.retrieval import Distance
-from attacks.victim import frozen
+from attacks.victim import channels_last, frozen
 from models import snapshots
 from models.batches import Batches, Images, fetch
 from models.recipes.base import Recipe, Step
@@ -229,7 +229,7 @@ class _Loop:
     def _embed(self, images: Tensor) -> Tensor:
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.settings.amp):
-            vectors = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+            vectors = self.model(channels_last(images)).float()
         if not torch.isfinite(vectors).all():
             raise UserError("The model embeds images as NaN or infinity; lower the learning rate.")
         return vectors

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attacks.ascend import ascend
 from attacks.attack import Attack, Metered
@@ -385,6 +386,24 @@ def test_frozen_restores_the_model() -> None:
     with frozen(model):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert model.training and model[0].weight.requires_grad and not model[0].bias.requires_grad
+
+
+def test_frozen_orders_convolutions_channels_last_and_puts_their_weights_back() -> None:
+    """Only plain ones: a subclass may view its weight as it was made."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight.view(-1).view_as(self.weight))
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), Standardised(4, 8, 3, bias=False))
+    images, weights = torch.rand(16, 1, 12, 12), [model[0].weight.data, model[2].weight.data]
+    plain = model(images)
+    with frozen(model):
+        assert model[0](images).is_contiguous(memory_format=torch.channels_last)
+        assert model[2].weight.is_contiguous()
+        torch.testing.assert_close(model(images), plain)
+    assert [model[0].weight.data_ptr(), model[2].weight.data_ptr()] == [w.data_ptr() for w in weights]
+    assert model[0].weight.is_contiguous() and torch.equal(model(images), plain)
 
 
 def test_ascend_raises_a_loss_inside_the_budget_and_leaves_parameters_alone() -> None:
