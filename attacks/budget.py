@@ -7,6 +7,7 @@ that no record depends on how a float was printed, and a float only when computi
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from attacks.errors import UserError
 from attacks.table import Table
 
 
+@cache
 def parse_radius(text: str) -> float:
     """Turn "8/255", "0.01" or "2" into a float; anything but a positive number raises UserError."""
     try:
@@ -96,6 +98,11 @@ class Budget(ABC):
 
     @staticmethod
     @abstractmethod
+    def length(shift: Tensor) -> Tensor:
+        """The norm of perturbations (rows, ...) in their own precision, for searches: (rows,)."""
+
+    @staticmethod
+    @abstractmethod
     def ascent(gradient: Tensor) -> Tensor:
         """The direction of unit norm along which a linear loss grows fastest; 0 where there is none."""
 
@@ -153,7 +160,11 @@ class Linf(Budget):
 
     @staticmethod
     def size(x: Tensor, origin: Tensor) -> Tensor:
-        return (wide(x) - wide(origin)).abs().flatten(1).amax(1)
+        return Linf.length(wide(x) - wide(origin))
+
+    @staticmethod
+    def length(shift: Tensor) -> Tensor:
+        return shift.abs().flatten(1).amax(1)
 
     @staticmethod
     def ascent(gradient: Tensor) -> Tensor:
@@ -201,7 +212,11 @@ class L2(Budget):
 
     @staticmethod
     def size(x: Tensor, origin: Tensor) -> Tensor:
-        return (wide(x) - wide(origin)).flatten(1).norm(dim=1)
+        return L2.length(wide(x) - wide(origin))
+
+    @staticmethod
+    def length(shift: Tensor) -> Tensor:
+        return shift.flatten(1).norm(dim=1)
 
     @staticmethod
     def ascent(gradient: Tensor) -> Tensor:
@@ -212,7 +227,7 @@ class L2(Budget):
 
     @staticmethod
     def dual(gradient: Tensor) -> Tensor:
-        return gradient.flatten(1).norm(dim=1)
+        return L2.length(gradient)
 
     @staticmethod
     def sample(noise: Tensor, pick: Tensor) -> Tensor:

@@ -211,8 +211,13 @@ def hide_own(similarity: Tensor, marks: Marks) -> Tensor:
 
 
 def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand."""
-    similarity = hide_own(gallery.similarity(prepared), marks)
+    """Similarities to impostors (rows, G; -inf elsewhere) and matches (rows, P), and where those stand.
+
+    In place, hence of vectors without gradient.
+    """
+    similarity = gallery.similarity(prepared)
+    own = marks.own[:, None]
+    similarity.scatter_(1, own, similarity.gather(1, own).masked_fill_(marks.inside[:, None], -torch.inf))
     members = gallery.members[marks.group]
     matches = similarity.gather(1, members)
     return similarity.scatter_(1, members, -torch.inf), matches, members

@@ -285,7 +285,7 @@ def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settin
         return (time.perf_counter() - start) / batch
 
     with frozen(candidate.module.to(device)) as module:
-        return halving(go, settings.pick_batch())
+        return halving(go, settings.pick_batch(task.shape))
 
 
 def _pass(module: nn.Module, x: Tensor, amp: bool) -> None:

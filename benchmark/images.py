@@ -169,7 +169,7 @@ def content_digest(images: Images, progress: Progress | None = None) -> bytes:
     return digest.digest()
 
 
-def problem(image: Tensor, shape: tuple[int, int, int]) -> str | None:
+def problem(image: Tensor, shape: tuple[int, ...]) -> str | None:
     """Say what is wrong with an image that should be `shape`, finite and in [0, 1], if anything."""
     if tuple(image.shape) != shape:
         return f"has shape {tuple(image.shape)} where the task's images have {shape}"

@@ -26,6 +26,7 @@ from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
 
+_SMALL = 64  # pixels a side
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Tick = Callable[[str, int, int], None]
@@ -58,9 +59,16 @@ class Settings:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-    def pick_batch(self) -> int:
-        """Rows per pass. On a CPU a small batch stays in the caches and is faster per image."""
-        return self.batch or (32 if self.pick_device().type == "cpu" else 128)
+    def pick_batch(self, shape: Sequence[int]) -> int:
+        """Rows per pass, for images of `shape` (C, H, W).
+
+        A CPU takes as long per image at any size above 16, so small images come in batches of 64, which
+        halves what the engine adds, and larger ones in batches of 32, which halves the memory.
+        """
+        if self.batch is not None:
+            return self.batch
+        small = shape[-1] * shape[-2] <= _SMALL * _SMALL
+        return 128 if self.pick_device().type != "cpu" else 64 if small else 32
 
     def pick_workers(self) -> int:
         """Pools side by side: one for each core that torch may use, on a CPU.
@@ -125,7 +133,7 @@ class Scorer:
     ) -> None:
         self.task, self.distance = task, distance
         self.settings = settings or Settings()
-        self.device, self.batch = self.settings.pick_device(), self.settings.pick_batch()
+        self.device, self.batch = self.settings.pick_device(), self.settings.pick_batch(task.shape)
         self.model = model.to(self.device)
         self.tick = tick
         self.positions = positions_of(task)

@@ -118,12 +118,12 @@ class DDN(Search):
         decay = 0.5 * (1 + torch.cos(math.pi * look.t / self.steps))
         stride = state.radii * (self.last + (self.stride - self.last) * decay)
         shift = state.point - state.origin + spread(stride, slope) * budget.ascent(slope)
-        far = budget.size(shift, torch.zeros_like(shift)).to(slope).clamp_min(1e-12)
+        far = budget.length(shift).clamp_min(1e-12)
         state.point.copy_(state.origin + spread(state.radii / far, shift) * shift)
         budget.project(state.point, state.origin, state.radii)
         return state
 
 
 def _size(state: State, budget: Budget) -> Tensor:
-    """How far each row is from its clean image, (rows,) float32."""
-    return budget.size(state.point, state.origin).float().to(state.x.device)
+    """How far each row is from its clean image, (rows,) float32; what is claimed is audited in float64."""
+    return budget.length(state.point - state.origin)
