@@ -33,6 +33,9 @@ class Embedded:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def __getitem__(self, rows: np.ndarray) -> "Embedded":
+        return Embedded(self.vectors[rows], self.labels[rows], self.ids[rows])
+
 
 @dataclass
 class Marks:

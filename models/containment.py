@@ -1,52 +1,73 @@
 """Running a command contained: a home of its own, no credentials, limits, and no network.
 
-`robustdml submit --trust-code` starts itself again through `run_in_child`, and only there does
-`models.trusted` load anything. This contains accidents and curiosity; it is no prison for a
-determined attacker, which is why --trust-code has to be asked for.
+`robustdml submit` and `verify` start themselves again through `run_in_child` before a file that others
+made is read, and only there does `models.trusted` load anything. This contains accidents, curiosity and
+what a file may do to the program that reads it; it is no prison for code that wants to get out, which is
+why --trust-code has to be asked for.
 """
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
-import resource
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 from attacks.errors import UserError
 
 # Names the process that started the child: a grandchild inherits the variable, not the parent.
 TOKEN = "ROBUSTDML_TRUSTED_CHILD"  # noqa: S105
 # What a child may know of its surroundings; everything else, credentials included, is left out.
-KEPT = ("PATH", "LANG", "LANGUAGE", "TERM", "COLUMNS", "NO_COLOR", "TZ", "VIRTUAL_ENV")
-KEPT_FAMILIES = ("LC_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "LD_LIBRARY_", "ROBUSTDML_")
-# The first that works takes the network away; the first keeps the user's own name.
-SANDBOXES = (("unshare", "--map-current-user", "--net"), ("unshare", "--map-root-user", "--net"))
+KEPT = (
+    *("PATH", "VIRTUAL_ENV", "LANG", "LANGUAGE", "TZ"),
+    *("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"),
+)
+KEPT_FAMILIES = (
+    *("LC_", "LD_LIBRARY_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "PYTORCH_"),
+    "ROBUSTDML_",
+)
+# The first that works takes the network away; the first keeps the user's own name. The last is root's, who
+# in a user namespace may not write to the folders of others.
+SANDBOXES = (
+    ("unshare", "--map-current-user", "--net"),
+    ("unshare", "--map-root-user", "--net"),
+    ("unshare", "--net"),
+)
+_PROBE = "import os, sys; sys.exit(not all(os.access(path, os.W_OK) for path in sys.argv[1:]))"
+GIB = 1 << 30
+GRACE = 20
+"""Seconds that a child has to end by itself after Ctrl-C."""
+GOES_ON = "What is finished is kept, and the same command goes on from there."
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What trusted code may use. `memory` (bytes of address space) 0: no limit."""
+    """What the child may use. `memory` (bytes of address space) 0: no limit; `seconds` of the clock."""
 
     memory: int = 0
-    seconds: int = 24 * 3600
+    seconds: int = 7 * 24 * 3600
     files: int = 1024
-    file_size: int = 16 << 30
+    file_size: int = 16 * GIB
 
 
 def default_limits() -> Limits:
-    """All of the machine's memory, a day, 1,024 open files, 16 GiB a file.
+    """All of the machine's memory, a week, 1,024 open files, 16 GiB a file.
 
     With an NVIDIA driver there is no limit on memory: CUDA reserves far more addresses than it uses.
     """
     if Path("/dev/nvidiactl").exists():
         return Limits()
-    return Limits(memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + (8 << 30))
+    return Limits(memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + 8 * GIB)
 
 
 def in_child() -> bool:
@@ -54,10 +75,14 @@ def in_child() -> bool:
     return os.environ.get(TOKEN) == str(os.getppid())
 
 
-def network_off() -> tuple[str, ...]:
-    """The command prefix that starts a process without network; empty where there is none."""
+def network_off(writes: Iterable[Path] = ()) -> tuple[str, ...]:
+    """The command prefix that starts a process without network; empty where there is none.
+
+    Folders of `writes` that this process may write to must be open to the other one as well.
+    """
+    needed = [str(path) for path in writes if os.access(path, os.W_OK)]
     for prefix in SANDBOXES:
-        if shutil.which(prefix[0]) and _works((*prefix, sys.executable, "-c", "")):
+        if shutil.which(prefix[0]) and _works((*prefix, sys.executable, "-I", "-S", "-c", _PROBE, *needed)):
             return prefix
     return ()
 
@@ -73,18 +98,20 @@ def run_in_child(
     argv: Sequence[str],
     limits: Limits | None = None,
     env: Mapping[str, str] | None = None,
+    writes: Iterable[Path] = (),
 ) -> int:
     """Run the command `argv` contained as the module says, and return its exit code.
 
-    Standard streams are the caller's. `env` is added to the child's environment. A child that runs
-    longer than allowed is killed with all it started, and UserError is raised.
+    Standard streams are the caller's. `env` is added to the child's environment; `writes` are folders
+    that the child must be able to write to. Whatever ends this process ends the child: Ctrl-C lets it
+    end by itself first. One that runs longer than allowed is killed, and UserError is raised.
     """
     limits = limits or default_limits()
-    with tempfile.TemporaryDirectory(prefix="robustdml-home-") as home:
+    with tempfile.TemporaryDirectory(prefix="robustdml-home-") as home, _signals_end_us():
         # -P: a folder `models` where the user happens to stand is not this package.
         launcher = [sys.executable, "-P", "-m", "models.containment", json.dumps(asdict(limits)), *argv]
         child = subprocess.Popen(
-            [*network_off(), *launcher],
+            [*network_off(writes), *launcher],
             env=_environment(home) | dict(env or {}),
             start_new_session=True,
         )
@@ -92,10 +119,40 @@ def run_in_child(
             return child.wait(timeout=limits.seconds)
         except subprocess.TimeoutExpired as error:
             raise UserError(
-                f"The trusted code ran longer than {limits.seconds} seconds and was stopped."
+                f"The contained process ran longer than {limits.seconds} seconds and was stopped; raise "
+                f"--max-seconds. {GOES_ON}"
             ) from error
+        except KeyboardInterrupt:
+            _interrupt(child)
+            raise
         finally:
             _stop(child)
+
+
+@contextlib.contextmanager
+def _signals_end_us() -> Iterator[None]:
+    """Let what ends this process by default unwind it, so that the child is ended, too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    # Python lets the main thread alone handle signals.
+    kinds = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    ours = [kind for kind in kinds if signal.getsignal(kind) == signal.SIG_DFL]
+    for kind in ours:
+        signal.signal(kind, leave)
+    try:
+        yield
+    finally:
+        for kind in ours:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+def _interrupt(child: "subprocess.Popen[bytes]") -> None:
+    """Pass Ctrl-C on to the child, whose session the terminal does not reach, and let it end."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(child.pid, signal.SIGINT)
+        child.wait(timeout=GRACE)
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
@@ -109,24 +166,70 @@ def _environment(home: str) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
-    # The launcher starts without torch, so torch comes in here alone.
+    # Imported here: the launcher needs none of it.
     from models import weights
 
+    return (
+        kept
+        | _packages()
+        | {
+            "HOME": home,
+            "TMPDIR": home,
+            "HF_HUB_OFFLINE": "1",
+            "ROBUSTDML_CACHE": str(weights.cache().absolute()),
+            TOKEN: str(os.getpid()),
+        }
+    )
+
+
+def _packages() -> dict[str, str]:
+    """Where the child finds what this process imports: this package, the user's paths and site."""
     # `-m models.containment` must find this package even where it is not installed.
-    here = str(Path(__file__).resolve().parent.parent)
-    return kept | {
-        "HOME": home,
-        "TMPDIR": home,
-        "PYTHONPATH": here,
-        "PYTHONNOUSERSITE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "ROBUSTDML_CACHE": str(weights.cache()),
-        TOKEN: str(os.getpid()),
-    }
+    here = Path(__file__).resolve().parent.parent
+    paths = [here, *(Path(path).absolute() for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
+    own = {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {"PYTHONNOUSERSITE": "1"}
+    return {"PYTHONPATH": ":".join(map(str, paths)), **own}
+
+
+def limit_reached(error: BaseException) -> str:
+    """The sentence for an error of the child (or its causes) that comes of a limit; "" for others."""
+    number = getattr(error, "errno", None)
+    if lacks_memory(error):
+        return f"Memory ran out; take a smaller --batch-size{or_more_memory()}. {GOES_ON}"
+    if number in _OTHER_LIMITS:
+        return f"{_OTHER_LIMITS[number]}; --no-contained takes this limit away. {GOES_ON}"
+    following = error.__cause__
+    return limit_reached(following) if following is not None else ""
+
+
+_OTHER_LIMITS = {
+    errno.EMFILE: f"More than {Limits.files:,} files were open",
+    errno.EFBIG: f"A file grew beyond {Limits.file_size // GIB} GiB",
+}
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in the words of Python, the system or torch."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    return any(words in said for words in ("allocate memory", "out of memory", "bad_alloc"))
+
+
+def or_more_memory() -> str:
+    """What else helps where memory ran out, as the end of a sentence; "" where nothing limits it."""
+    if not in_child():
+        return ""
+    import resource  # not on Windows, where nothing runs contained
+
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return f", or raise --max-memory (it is {most / GIB:.3g} GiB)" if most > 0 else ""
 
 
 def _launch(limits: Limits, argv: Sequence[str]) -> None:
     """Limit this process, then become `argv`: the limits stay."""
+    import resource
+
     wanted = {
         resource.RLIMIT_AS: limits.memory,
         resource.RLIMIT_CORE: 0,
@@ -141,7 +244,17 @@ def _launch(limits: Limits, argv: Sequence[str]) -> None:
         # macOS knows some limits by name only.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (value, value))
+    _die_with_parent()
     os.execvp(argv[0], list(argv))  # noqa: S606
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when the one that started it ends, in whatever way (prctl(2))."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if not in_child():  # it ended before that
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Where weights come from: a local file, a url or the Hugging Face hub; checked, and cached."""
+"""Where weights come from: a local file, a url or the Hugging Face hub; checked, and cached.
+
+Imports no torch: `robustdml submit` fetches in a process that reads no weights.
+"""
 
 import hashlib
 import os
@@ -13,7 +16,6 @@ import platformdirs
 
 from attacks.errors import UserError
 from models.spec import WeightsSpec
-from models.torchfile import kind_of, refuse_foreign
 
 BLOCK = 1 << 20
 # Called with the bytes received so far, and with all of them where the server says so.
@@ -52,6 +54,12 @@ def fetch(weights: WeightsSpec, where: str, progress: Progress | None = None) ->
     raise UserError(f"{where}: has no weights of its own; pass the path of a checkpoint.")
 
 
+def fetch_remote(weights: WeightsSpec, where: str) -> None:
+    """Have in the cache what `fetch` would download, for a process without network or credentials."""
+    if weights.url or weights.hub:
+        fetch(weights, where)
+
+
 def by_hand(weights: WeightsSpec) -> Path:
     """Where a file that a person has to fetch (`weights.get`) is looked for."""
     return cache() / "by-hand" / weights.filename
@@ -83,6 +91,8 @@ def _verified(path: Path, sha256: str, where: str) -> Path:
         return path
     found = sha256_of(path)
     if found != sha256:
+        from models.torchfile import kind_of
+
         kind_of(path)  # a page saved as weights, or a file cut short, is named as such
         raise UserError(
             f"{where}: {path} has sha256 {found[:16]}..., not the {sha256[:16]}... recorded for it."
@@ -108,6 +118,8 @@ def _downloaded(weights: WeightsSpec, where: str, progress: Progress | None) -> 
 
 
 def _receive(url: str, file: BinaryIO, where: str, progress: Progress | None) -> None:
+    from models.torchfile import refuse_foreign
+
     request = urllib.request.Request(url, headers={"User-Agent": "robustdml"})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
