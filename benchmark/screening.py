@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from attacks.retrieval import Embedded, Gallery, Marks
 
-BAND = 2.0**-7
-"""Rounding both unit vectors moves their product by 2 * 2^-9 + 2^-18 at most, rounding the product by 2^-9."""
+BAND = 2.0**-6
+"""Rounding both vectors moves their product by 2 * 2^-8 + 2^-16 at most, rounding the product by 2^-8."""
 
 BLOCK = 64
 """Queries at a time: their similarities stay in the caches."""
