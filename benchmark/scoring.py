@@ -25,6 +25,7 @@ from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
+from models.containment import lacks_memory, or_more_memory
 
 _SMALL = 64  # pixels a side
 _log = logging.getLogger(__name__)
@@ -62,13 +63,13 @@ class Settings:
     def pick_batch(self, shape: Sequence[int]) -> int:
         """Rows per pass, for images of `shape` (C, H, W).
 
-        A CPU takes as long per image at any size above 16, so small images come in batches of 64, which
-        halves what the engine adds, and larger ones in batches of 32, which halves the memory.
+        A CPU takes as long per image at any size above 16, so small images come in batches of 128, which
+        quarters what the engine adds, and larger ones in batches of 32, for the memory.
         """
         if self.batch is not None:
             return self.batch
         small = shape[-1] * shape[-2] <= _SMALL * _SMALL
-        return 128 if self.pick_device().type != "cpu" else 64 if small else 32
+        return 128 if small or self.pick_device().type != "cpu" else 32
 
     def pick_workers(self) -> int:
         """Pools side by side: one for each core that torch may use, on a CPU.
@@ -291,12 +292,12 @@ def halving(work: Callable[[int], T], batch: int) -> T:
     while True:
         try:
             return work(batch)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if batch == 1:
                 raise UserError(
-                    "Not even one image at a time fits into memory; use a smaller model."
+                    f"Not even one image at a time fits into memory; use a smaller model{or_more_memory()}."
                 ) from error
         batch //= 2
 
@@ -320,8 +321,7 @@ def look(model: nn.Module, x: Tensor) -> object:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or lacks_memory(error)
 
 
 class _Counter(engine.Tick):
