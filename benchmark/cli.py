@@ -18,6 +18,7 @@ from benchmark.commands import (
     publish,
     run,
     submit,
+    submit_attack,
     tools,
     train,
     verify,
@@ -40,6 +41,7 @@ app.command("dry-run")(dry_run.dry_run)
 app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)
+app.command("submit-attack")(submit_attack.submit_attack)
 app.command("verify")(verify.verify)
 app.command("publish")(publish.publish)
 app.command("compare")(compare.compare)

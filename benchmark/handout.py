@@ -34,7 +34,7 @@ def pack(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> Path:
     add(entries, entries, results, folder)
     for entry in entries:
         for path in sorted((results / "kept" / entry.key).glob("*.safetensors")):
-            if sha256_of(path) in entry.kept:
+            if sha256_of(path) in entry.all_kept:
                 write_atomic(folder / "kept" / entry.key / path.name, path.read_bytes())
     write_sums(folder)
     return folder

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -18,6 +19,8 @@ from benchmark.handout import read_model
 from benchmark.scoring import Scorer, Settings, Tick, quiet
 from benchmark.sources import read_submitted
 from benchmark.tasks import RetrievalTask
+from leaderboard import lowering
+from leaderboard.contributions import Table
 from leaderboard.entries import entry_path
 from leaderboard.entry import Entry
 from models import registry
@@ -60,22 +63,27 @@ def rescore_rows(
     pixels and that it breaks the ks that the row's table claims at half the margin. UserError otherwise.
     """
     for entry in entries:
-        _same_inputs(entry_path(folder, entry), entry, candidate, task)
-    eot = int((entries[0].model.model_extra or {}).get("eot", 1))
-    with frozen(candidate.averaged(eot).module) as module:
+        same_inputs(entry_path(folder, entry), entry, candidate, task)
+    with frozen(candidate.averaged(passes(entries[0])).module) as module:
         scorer = Scorer(module, task, candidate.distance, settings, tick=tick)
         said = []
         for entry in entries:
             path = entry_path(folder, entry)
-            _same_clean(path, entry, scorer)
-            count = sum(_rescore(file, path, entry, scorer) for file in _kept_files(folder, path, entry))
+            same_clean(path, entry, scorer)
+            kept = _kept_files(folder, path, entry)
+            count = sum(_rescore(file, path, entry, scorer, table) for file, table in kept)
             said.append(f"{' '.join(entry.at)}: {count} stored queries scored again, all hold.")
     return said
 
 
-def _same_inputs(path: Path, entry: Entry, candidate: Candidate, task: RetrievalTask) -> None:
-    eot = int((entry.model.model_extra or {}).get("eot", 1))
-    if candidate.averaged(eot).digest != entry.model.digest:
+def passes(entry: Entry) -> int:
+    """Of how many passes the mean was attacked: 1 but for random models."""
+    return int((entry.model.model_extra or {}).get("eot", 1))
+
+
+def same_inputs(path: Path, entry: Entry, candidate: Candidate, task: RetrievalTask) -> None:
+    """UserError where the weights or the images are not those of the entry that lies at `path`."""
+    if candidate.averaged(passes(entry)).digest != entry.model.digest:
         raise UserError(
             f"{path}: model.digest is not that of these weights; pass the submitted --checkpoint."
         )
@@ -86,9 +94,9 @@ def _same_inputs(path: Path, entry: Entry, candidate: Candidate, task: Retrieval
         )
 
 
-def _same_clean(path: Path, entry: Entry, scorer: Scorer) -> None:
-    """Clean figures of the row's own queries."""
-    rows = _rows(entry.broken["query"].to_numpy(), path, scorer)
+def same_clean(path: Path, entry: Entry, scorer: Scorer) -> None:
+    """UserError where the clean figures of the row's own queries are not what the entry says."""
+    rows = places(entry.broken["query"].to_numpy(), path.with_suffix(".parquet"), scorer)
     clean = scorer.clean
     found = {f"recall@{k} at clean": float((clean.rank[rows] <= k).mean()) for k in entry.ks}
     found["map_at_r"] = float(clean.average_precision[rows].mean())
@@ -102,42 +110,45 @@ def _same_clean(path: Path, entry: Entry, scorer: Scorer) -> None:
         raise UserError(f"{path.with_suffix('.parquet')}: column label is not that of {scorer.task.name}.")
 
 
-def _rows(ids: np.ndarray, path: Path, scorer: Scorer) -> np.ndarray:
-    """Places in the task's queries of some query ids."""
+def places(ids: np.ndarray, path: Path, scorer: Scorer) -> np.ndarray:
+    """Places in the task's queries of the query ids that a file names."""
     place = {int(query): row for row, query in enumerate(scorer.queries.ids)}
     unknown = [int(query) for query in ids if int(query) not in place]
     if unknown:
-        raise UserError(f"{path.with_suffix('.parquet')}: {scorer.task.name} has no query {unknown[0]}.")
+        raise UserError(f"{path}: {scorer.task.name} has no query {unknown[0]}.")
     return np.array([place[int(query)] for query in ids], np.int64)
 
 
-def _kept_files(folder: Path, path: Path, entry: Entry) -> list[Path]:
+def _kept_files(folder: Path, path: Path, entry: Entry) -> list[tuple[Path, Table]]:
+    """The files of stored images, each with the table that they support: the suite's or a contribution's."""
     files = sorted((folder / "kept" / entry.key).glob("*.safetensors"))
+    tables = dict.fromkeys(entry.kept, lowering.own(entry))
+    for given, table in zip(entry.contributions, lowering.found(entry), strict=True):
+        tables |= dict.fromkeys(given.kept, table)
     digests = {sha256_of(file): file for file in files}
     for digest, file in digests.items():
-        if digest not in entry.kept:
+        if digest not in tables:
             raise UserError(f"{file} is none of the files that {path} lists under kept.")
-    if len(digests) < len(set(entry.kept)):
+    # Contributed images may lie with whoever handed them in; a folder's own list tells what was taken out.
+    if set(entry.kept) - digests.keys():
         raise UserError(f"{path}: kept lists files that are not in {folder / 'kept' / entry.key}.")
-    return files
+    return [(file, tables[digest]) for digest, file in digests.items()]
 
 
-def _rescore(file: Path, path: Path, entry: Entry, scorer: Scorer) -> int:
+def _rescore(file: Path, path: Path, entry: Entry, scorer: Scorer, table: Table) -> int:
     """Score the images of one file; returns how many there are."""
     x, ids, claimed = _stored(file, scorer)
-    rows = _rows(ids, path, scorer)
+    rows = places(ids, path.with_suffix(".parquet"), scorer)
     origin = scorer.task.load(scorer.task.query[rows])
     (budget,) = grid(entry.norm, [entry.headline])
-    marks = scorer.gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
-    vectors = embed(scorer, x.to(scorer.device))
-    found = Standing(scorer.gallery, vectors, marks, scorer.gallery.tau / 2).rank.cpu().numpy()
-    table = entry.broken.set_index("query").loc[ids, [f"k{k}" for k in entry.ks]].to_numpy()
-    broken = (table <= 1 + entry.budgets.index(entry.headline)).sum(1)
+    found = ranks(scorer, x, rows, scorer.gallery.tau / 2)
+    at = pd.Index(entry.broken["query"]).get_indexer(ids)
+    broken = (table[at] <= 1 + entry.budgets.index(entry.headline)).sum(1)
     name = path.with_suffix(".parquet").name
     for i, query in enumerate(ids.tolist()):
         if not within(budget, x[i : i + 1], origin[i : i + 1]):
             raise UserError(f"{file}: x of query {query} leaves the budget {entry.headline} or [0, 1].")
-        if np.searchsorted(entry.ks, claimed[i]) != broken[i]:
+        if at[i] < 0 or np.searchsorted(entry.ks, claimed[i]) != broken[i]:
             raise UserError(
                 f"{file}: rank of query {query} is not that of {path.with_suffix('.parquet').name}."
             )
@@ -147,6 +158,13 @@ def _rescore(file: Path, path: Path, entry: Entry, scorer: Scorer) -> int:
                 "scored again."
             )
     return len(ids)
+
+
+def ranks(scorer: Scorer, x: Tensor, rows: np.ndarray, slack: float) -> np.ndarray:
+    """Ranks (n,) of perturbed images (n, C, H, W) of some queries, in float32 by the plain model."""
+    marks = scorer.gallery.marks(scorer.queries.labels[rows], scorer.queries.ids[rows])
+    vectors = embed(scorer, x.to(scorer.device))
+    return Standing(scorer.gallery, vectors, marks, slack).rank.cpu().numpy()
 
 
 def _stored(file: Path, scorer: Scorer) -> tuple[Tensor, np.ndarray, np.ndarray]:

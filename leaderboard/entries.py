@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
+from leaderboard.lowering import carry_over
 from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
 from leaderboard.standing import assess
 from leaderboard.sums import field_sums
@@ -85,7 +86,7 @@ def save_entry(results: Path, entry: Entry) -> list[Path]:
     """Write an entry (JSON and Parquet); the same entry gives the same bytes."""
     path = entry_path(results, entry)
     table = pa.table({name: entry.broken[name].to_numpy() for name in entry.broken})
-    ks = [name for name in table.column_names if name.startswith("k")]
+    ks = table.column_names[2:]
     buffer = io.BytesIO()
     pq.write_table(
         table,
@@ -154,11 +155,13 @@ def collect(
 
     An entry on disk counts where the folder holds no cell for its place (published rows). `published`:
     a folder like `PUBLISHED` whose entries are shown as well; of two entries for one place the board
-    shows the one nearest to a ranked row, then the newest, then that of `results`.
+    shows the one nearest to a ranked row, then the newest, then that of `results`. What others handed
+    in for such an entry (`leaderboard.contributions`) stays with the one that is shown.
     """
-    built = build_entries(scan(results, problem=problem), problem)
-    taken = {entry.at for entry in built}
-    local = [*built, *(e for e in load_entries(results, problem) if e.at not in taken)]
+    stored = {entry.at: entry for entry in load_entries(results, problem)}
+    fresh = build_entries(scan(results, problem=problem), problem)
+    built = [carry_over(stored.pop(entry.at, None), entry, problem) for entry in fresh]
+    local = [*built, *stored.values()]
     others = load_entries(published, problem) if published else []
     everything = assess(_nearest(local, others, problem))
     ours = {(entry.at, entry.key) for entry in built}
@@ -176,6 +179,7 @@ def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], N
                 f"{model} on {dataset} ({norm}): the published row of this name has other weights or images; "
                 "the board shows one of them, so give yours another name"
             )
-        if _nearness(entry, entry.limit) > _nearness(rival, rival.limit):
-            chosen[entry.at] = entry
+        nearer = _nearness(entry, entry.limit) > _nearness(rival, rival.limit)
+        shown, other = (entry, rival) if nearer else (rival, entry)
+        chosen[entry.at] = shown if shown is other else carry_over(other, shown, lambda told: None)
     return list(chosen.values())

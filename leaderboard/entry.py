@@ -11,8 +11,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from leaderboard.contributions import Contribution, breaker
 from leaderboard.records import (
     Cell,
     CellRecord,
@@ -36,7 +44,10 @@ class Entry(BaseModel):
 
     `recall[k]` holds 1 + B intervals: clean, then one per budget. `broken_by[attack]` is the share
     of queries, per budget, whose recall@1 that attack broke (the largest rank was its finding).
-    `broken`: columns query, label and one uint8 column "k<k>" per k (kept as Parquet, not JSON).
+    `contributions`: what others handed in that lowered the row, in order; each has a part in
+    `broken_by` after those of the suite.
+    `broken`: columns query, label and one uint8 column "k<k>" per k (kept as Parquet, not JSON); with
+    contributions, those of `leaderboard.contributions` behind them.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -70,17 +81,36 @@ class Entry(BaseModel):
     checks: tuple[Check, ...] = ()
     kept: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
+    contributions: tuple[Contribution, ...] = ()
     broken_sha256: str
     broken: pd.DataFrame = Field(exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         """Attacks and ks in their own order, not in that of the sorted keys of a file."""
-        for name, order in (("broken_by", self.suite.attacks), ("recall", self.ks)):
-            held: dict[Any, Any] = getattr(self, name)
+        for field, order in (("broken_by", self.breakers), ("recall", self.ks)):
+            held: dict[Any, Any] = getattr(self, field)
             known = {key: held[key] for key in order if key in held}
-            object.__setattr__(self, name, known | held)
+            object.__setattr__(self, field, known | held)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A row that nobody lowered is written as before there were contributions."""
+        fields: dict[str, Any] = write(self)
+        if not fields.get("contributions"):
+            fields.pop("contributions", None)
+        return fields
+
+    @property
+    def breakers(self) -> tuple[str, ...]:
+        """Who has a part in `broken_by`: the suite's attacks, then the contributions."""
+        return *self.suite.attacks, *(breaker(n) for n in range(1, 1 + len(self.contributions)))
+
+    @property
+    def all_kept(self) -> frozenset[str]:
+        """The sha256 of every file of stored images, contributed ones included."""
+        return frozenset(self.kept).union(*(given.kept for given in self.contributions))
 
     @property
     def at(self) -> tuple[str, str, str]:

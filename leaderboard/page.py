@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from leaderboard.board import NORM_NAMES, Board, Row
 from leaderboard.reported import Reported
-from leaderboard.table import BLANK, flags, main_table, markdown_table, one_decimal, saw
+from leaderboard.table import BLANK, flags, lowered_by, main_table, markdown_table, one_decimal, saw
 
 
 def page(board: Board, reported: Sequence[Reported] = ()) -> str:
@@ -16,6 +16,7 @@ def page(board: Board, reported: Sequence[Reported] = ()) -> str:
         legend(board),
         _preliminary(board),
         _flagged(board),
+        _lowered(board),
         _checks(board),
         f"## Recall@k: clean, and at the headline budget {board.headline}\n",
         _all_ks(board),
@@ -52,6 +53,12 @@ SEEN = (
 )
 
 
+LOWERED = (
+    "↓, Lowered by: stronger perturbations that others handed in after the row was scored; R@k at the "
+    "headline budget before and after."
+)
+
+
 def legend(board: Board) -> str:
     """Explain the columns that need it."""
     prior = board.baseline
@@ -63,6 +70,7 @@ def legend(board: Board) -> str:
         f"Vs prior: points of R@{board.ks[0]} at {board.headline} above the prior robust baseline ({name}).",
         "Curve: area under adversarial R@1 over log ε, in percent of the whole.",
         *(SEEN,) * any(map(saw, board.rows)),
+        *(LOWERED,) * any(map(lowered_by, board.rows)),
         f"Every column, with all k, bounds and digests: {board.name}.csv and {board.name}.json.",
     ]
     return "".join(f"- {line}\n" for line in lines)
@@ -84,6 +92,17 @@ def _flagged(board: Board) -> str:
         if flags(row) and c.level in ("flag", "block", "note")
     ]
     return "⚑ Trust checks that raised a flag:\n\n" + "".join(lines) if lines else ""
+
+
+def _lowered(board: Board) -> str:
+    lines = [
+        f"- {_name(row)}: {c.by}, {c.date}: {c.attack}; queries newly broken at "
+        + ", ".join(f"{b}: {n}" for b, n in zip(row.entry.budgets, c.lowered, strict=True))
+        + f"; R@{row.entry.ks[0]} at {row.entry.headline}: {100 * c.before:.1f} → {100 * c.after:.1f}\n"
+        for row in board.rows
+        for c in row.entry.contributions
+    ]
+    return "↓ Lowered by perturbations that others handed in:\n\n" + "".join(lines) if lines else ""
 
 
 def _checks(board: Board) -> str:

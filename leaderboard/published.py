@@ -13,6 +13,7 @@ from leaderboard.board import Board, Row, boards
 from leaderboard.entries import Entry, collect, entry_path, load_entries, save_entry
 from leaderboard.errors import UserError
 from leaderboard.ers_records import ErsRecord, ers_path, published_ers, read_ers
+from leaderboard.lowering import carry_over
 from leaderboard.records import BrokenRecord, write_atomic
 from leaderboard.standing import assess
 from leaderboard.sums import SUMS, write_sums
@@ -71,13 +72,15 @@ def publish(
 
     Refused with UserError before anything is written: a row that would not be ranked (unless
     `preliminary`), another row in a place that is taken (unless `replace`), a duplicate under another
-    name. The same rows give the same bytes.
+    name. The same rows give the same bytes. What others handed in for a published row stays with the one
+    that replaces it.
     """
     root = root_of(to)
-    rows = [assess([entry])[0] for entry in gather(source, models, problem)]
+    there = {entry.at: entry for entry in load_entries(root, problem)}
+    found = [carry_over(there.get(entry.at), entry, problem) for entry in gather(source, models, problem)]
+    rows = [assess([entry])[0] for entry in found]
     if not preliminary:
         _refuse_short(rows)
-    there = {entry.at: entry for entry in load_entries(root, problem)}
     new = [row for row in rows if not _same(row, there.get(row.at))]
     taken = [row for row in new if row.at in there]
     if taken and not replace:

@@ -14,7 +14,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     """Read a results folder: one line per entry, metric, k and budget.
 
     Columns: dataset, norm, model, title, training, status, reason, suite, suite_digest, protocol,
-    model_digest, dataset_digest, queries, excluded; metric ("recall", "map_at_r", "r_precision",
+    model_digest, dataset_digest, queries, excluded, lowered_by (who handed in stronger perturbations,
+    with dates; "" for nobody); metric ("recall", "map_at_r", "r_precision",
     "curve_score"), k, budget (text; "clean"; "" for the curve score), eps (0.0 when clean), value,
     low, high (fractions of 1 with a 95 % interval; the curve score in percent).
     """
@@ -43,6 +44,7 @@ _ABOUT: dict[str, Callable[[Entry], Any]] = {
     "dataset_digest": lambda e: e.dataset.digest,
     "queries": lambda e: e.queries,
     "excluded": lambda e: e.excluded,
+    "lowered_by": lambda e: "; ".join(f"{c.by} ({c.date})" for c in e.contributions),
 }
 
 

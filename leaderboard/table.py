@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from leaderboard.board import Board, Row
+from leaderboard.entry import Entry
 from leaderboard.statistics import Gain, Interval
 
 Value = str | int | float | bool | None
@@ -63,11 +64,26 @@ def flags(row: Row) -> str:
     return ", ".join(c.name for c in row.entry.checks if c.level in ("flag", "block"))
 
 
+def credits_of(entry: Entry) -> list[str]:
+    """Who lowered a row when, and what that did to its recall at the headline budget."""
+    return [f"{c.by} ({c.date}): {100 * c.before:.1f} → {100 * c.after:.1f}" for c in entry.contributions]
+
+
+def lowered_by(row: Row) -> str:
+    """The credits of a row in one line; "" where nobody lowered it."""
+    return "; ".join(credits_of(row.entry))
+
+
+def _before(row: Row) -> float | None:
+    """The headline recall before anybody lowered it."""
+    return percent(row.entry.contributions[0].before) if row.entry.contributions else None
+
+
 def _name(row: Row) -> str:
     entry = row.entry
     title = entry.model.title or entry.model.name
     marks = " (prior robust baseline)" if entry.model.baseline else ""
-    return title + marks + (" ⚑" if flags(row) else "")
+    return title + marks + (" ⚑" if flags(row) else "") + (" ↓" if entry.contributions else "")
 
 
 def _run(row: Row) -> str:
@@ -193,7 +209,11 @@ def columns(board: Board) -> tuple[Column, ...]:
     gains = [_gain_at(budget) for budget in board.budgets]
     # Boards whose cards are older say nothing of it, and are wide enough without it.
     seen = Column("saw_test_classes", "Test classes seen", saw, shown=any(map(saw, board.rows)), left=True)
-    return (*_WHO, seen, *clean, *_CLEAN, *robust, *_COMPARED, *gains, *_HOW)
+    lowered = [
+        Column("lowered_by", "Lowered by", lowered_by, shown=True, left=True),
+        Column("before_lowered", f"R@{first} at {board.headline} before", _before),
+    ] * any(map(lowered_by, board.rows))
+    return (*_WHO, seen, *clean, *_CLEAN, *robust, *lowered, *_COMPARED, *gains, *_HOW)
 
 
 def _clean(k: int, shown: bool) -> Column:

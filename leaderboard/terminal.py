@@ -2,7 +2,7 @@
 
 from leaderboard.board import Board, Row
 from leaderboard.entry import Entry
-from leaderboard.table import with_interval
+from leaderboard.table import credits_of, with_interval
 
 _TOLD = ("note", "flag", "block")
 
@@ -23,6 +23,7 @@ def row_text(board: Board, row: Row) -> str:
         lines.append(f"  gain over {entry.model.sibling}: {row.gain} at {row.gain_at}")
     if row.versus is not None:
         lines.append(f"  against the prior robust baseline: {with_interval(row.versus.difference)} points")
+    lines += [f"  lowered by {credit}" for credit in credits_of(entry)]
     lines += [f"  {check.level}: {check.message}" for check in entry.checks if check.level in _TOLD]
     lines += _left_out(entry)
     cost = entry.forward_per_query, entry.backward_per_query, entry.seconds_per_query

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from leaderboard import lowering
+from leaderboard.contributions import columns
 from leaderboard.entries import entry_path, entry_text
 from leaderboard.entry import DIGITS, NEVER, Entry, cost, shares, table_sha256
 from leaderboard.errors import UserError
@@ -85,9 +87,9 @@ def _read_fields(path: Path) -> tuple[dict[str, Any], bytes]:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); {AGAIN}") from error
-    known = {name for name in Entry.model_fields if name != "broken"} | {"sums"}
-    if not isinstance(fields, dict) or fields.keys() != known:
-        odd = sorted(known ^ set(fields))
+    known = {name for name in Entry.model_fields if name not in ("broken", "contributions")} | {"sums"}
+    odd = sorted(known ^ (set(fields) - {"contributions"}))
+    if not isinstance(fields, dict) or odd:
         raise UserError(f"{path}: missing or unknown field {', '.join(map(repr, odd))}; {AGAIN}")
     return fields, text
 
@@ -118,20 +120,25 @@ def _build(path: Path, fields: dict[str, Any]) -> Entry:
 
 def _table_problem(entry: Entry) -> str:
     """Which law of a broken table is not kept; "" where all are."""
-    broken, columns = entry.broken, [f"k{k}" for k in entry.ks]
-    if list(broken.columns) != ["query", "label", *columns] or not len(broken):
-        return "its columns are not those of the entry's ks"
+    broken, names = entry.broken, columns(entry.ks, len(entry.contributions))
+    if list(broken.columns) != ["query", "label", *names] or not len(broken):
+        return "its columns are not those of the entry's ks and contributions"
     kinds = [broken[name].to_numpy().dtype.str[1:] for name in broken.columns]
-    if kinds != ["i8", "i8", *("u1" for _ in columns)]:
+    if kinds != ["i8", "i8", *("u1" for _ in names)]:
         return "its columns are of other types than int64 and uint8"
     if broken["query"].duplicated().any():
         return "column query: an id occurs twice"
-    first = broken[columns].to_numpy()
+    first = broken[names].to_numpy()
     if ((first > len(entry.budgets)) & (first != NEVER)).any():
         return "a column names a budget that the entry does not list"
-    return (
-        "" if (np.diff(first.astype(int), axis=1) >= 0).all() else "a larger k is broken before a smaller one"
-    )
+    own, *found = parts = [lowering.own(entry), *lowering.found(entry)]
+    if any((np.diff(part.astype(int), axis=1) < 0).any() for part in parts):
+        return "a larger k is broken before a smaller one"
+    if any((part == 0).any() for part in found):
+        return "a contribution's column names the clean image"
+    if (first[:, : len(entry.ks)] != np.minimum.reduce([own, *found])).any():
+        return "a column is not the smallest of what the suite and the contributions broke"
+    return ""
 
 
 def _first_odd_line(text: bytes, right: bytes) -> str:
@@ -150,6 +157,7 @@ def _wrong(entry: Entry) -> Iterator[str]:
     for name, holds in _counts(entry, ran).items():
         if not holds:
             yield name
+    yield from _credited(entry)
     if entry.recall.keys() != found["recall"].keys():
         yield "recall (its ks)"
         return
@@ -162,6 +170,22 @@ def _wrong(entry: Entry) -> Iterator[str]:
                 yield f"recall@{k} at {budget}, {end},"
     if end := _differs(entry.curve_score, found["curve_score"], 100 * _SLACK):
         yield f"curve_score, {end},"
+
+
+def _credited(entry: Entry) -> Iterator[str]:
+    """The fields of contributions that do not follow."""
+    told = lowering.effects(entry, lowering.own(entry), lowering.found(entry))
+    for number, (given, right) in enumerate(zip(entry.contributions, told, strict=True), start=1):
+        for field, value in right.items():
+            if not _near(getattr(given, field), value):
+                yield f"contributions, {field} of number {number},"
+    for name, part in lowering.broken_by(told, entry.queries).items():
+        if not _near(entry.broken_by[name], part):
+            yield f"broken_by, {name},"
+
+
+def _near(given: Any, right: Any) -> bool:
+    return np.shape(given) == np.shape(right) and np.allclose(given, right, rtol=0, atol=_SLACK)
 
 
 def _counts(entry: Entry, ran: int) -> dict[str, bool]:
@@ -194,12 +218,12 @@ def _counts(entry: Entry, ran: int) -> dict[str, bool]:
 
 def _shared_out(entry: Entry) -> bool:
     """Wrong clean, broken by an attack, or still right: every query is one of these, at every budget."""
-    if entry.broken_by.keys() != set(entry.suite.attacks) or 1 not in entry.recall:
-        return entry.broken_by.keys() == set(entry.suite.attacks)
-    parts = np.array(list(entry.broken_by.values())).sum(0)
+    if entry.broken_by.keys() != set(entry.breakers) or 1 not in entry.recall:
+        return entry.broken_by.keys() == set(entry.breakers)
+    parts = np.array(list(entry.broken_by.values()))
     held = [entry.hits(1, budget).mean() for budget in entry.budgets]
     wrong = 1 - entry.hits(1).mean()
-    return bool(np.allclose(parts + held + wrong, 1, atol=len(entry.suite.attacks) * _SLACK))
+    return bool(np.allclose(parts.sum(0) + held + wrong, 1, atol=len(parts) * _SLACK))
 
 
 def _differs(given: Interval | None, right: Interval | None, slack: float) -> str:

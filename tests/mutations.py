@@ -22,13 +22,14 @@ RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "te
 ORACLE, SEARCHES = "tests/test_attacks_oracle.py", "tests/test_searches.py"
 ROBRANK, CHECKS = "tests/test_robrank.py", "tests/test_checks_full.py"
 PUBLISHED, VERIFY = "tests/test_published.py", "tests/test_verify.py"
+LOWER = "tests/test_submit_attack.py"
 
 MUTATIONS = (
     Mutation(
         "trap 1: the own item is taken to be the first of the list, not the one with its id",
         "attacks/retrieval.py",
-        "    own = marks.own[:, None]\n",
-        "    own = similarity.argmax(1, keepdim=True)\n",
+        "    own = marks.own[:, None]\n    hidden",
+        "    own = similarity.argmax(1, keepdim=True)\n    hidden",
         RETRIEVAL,
     ),
     Mutation(
@@ -527,15 +528,15 @@ MUTATIONS = (
     Mutation(
         "a published row hides a newer local one",
         "leaderboard/entries.py",
-        "        if _nearness(entry, entry.limit) > _nearness(rival, rival.limit):\n",
-        "        if _nearness(entry, entry.limit) != _nearness(rival, rival.limit):\n",
+        "        nearer = _nearness(entry, entry.limit) > _nearness(rival, rival.limit)\n",
+        "        nearer = _nearness(entry, entry.limit) != _nearness(rival, rival.limit)\n",
         PUBLISHED,
     ),
     Mutation(
         "attacks of a row read back stand in the order of the file",
         "leaderboard/entry.py",
-        "            object.__setattr__(self, name, known | held)\n",
-        "            object.__setattr__(self, name, held)\n",
+        "            object.__setattr__(self, field, known | held)\n",
+        "            object.__setattr__(self, field, held)\n",
         PUBLISHED,
     ),
     Mutation(
@@ -555,8 +556,78 @@ MUTATIONS = (
     Mutation(
         "the table may claim more than the stored images show",
         "benchmark/verify.py",
-        "        if np.searchsorted(entry.ks, claimed[i]) != broken[i]:\n",
+        "        if at[i] < 0 or np.searchsorted(entry.ks, claimed[i]) != broken[i]:\n",
         "        if False:\n",
         VERIFY,
+    ),
+    Mutation(
+        "a contribution may raise a row",
+        "leaderboard/contributions.py",
+        '    parts = {"": np.minimum.reduce([own, *found])}\n',
+        '    parts = {"": found[-1] if found else own}\n',
+        LOWER,
+    ),
+    Mutation(
+        "every contribution is credited with all that it breaks",
+        "leaderboard/lowering.py",
+        "        now = then\n",
+        "",
+        LOWER,
+    ),
+    Mutation(
+        "a row that is scored again loses what was handed in",
+        "leaderboard/published.py",
+        "carry_over(there.get(entry.at), entry, problem)",
+        "entry",
+        LOWER,
+    ),
+    Mutation(
+        "what was found on other weights still counts",
+        "leaderboard/lowering.py",
+        "    return entry.model.digest, entry.dataset.digest, entry.norm, entry.protocol\n",
+        "    return entry.model.name, entry.dataset.digest, entry.norm, entry.protocol\n",
+        LOWER,
+    ),
+    Mutation(
+        "a finding moves to a smaller budget of another grid",
+        "leaderboard/lowering.py",
+        "if number(each) >= number(radius)]",
+        "if number(each) >= number(radius) / 2]",
+        LOWER,
+    ),
+    Mutation(
+        "contributed images may leave the budget",
+        "benchmark/contribution.py",
+        "outside = (~((size <= budget.limit) & boxed))",
+        "outside = (~boxed)",
+        LOWER,
+    ),
+    Mutation(
+        "a contributed image that is no number is inside every budget",
+        "benchmark/contribution.py",
+        "outside = (~((size <= budget.limit) & boxed))",
+        "outside = ((size > budget.limit) | (x < 0).flatten(1).any(1) | (x > 1).flatten(1).any(1))",
+        LOWER,
+    ),
+    Mutation(
+        "a contribution counts one k too many",
+        "benchmark/contribution.py",
+        "level = np.searchsorted(self.entry.ks, rank)",
+        'level = np.searchsorted(self.entry.ks, rank, "right")',
+        LOWER,
+    ),
+    Mutation(
+        "contributed images are scored as those of the neighbouring query",
+        "benchmark/contribution.py",
+        "ranks(scorer, x, rows, scorer.gallery.tau)",
+        "ranks(scorer, x, np.roll(rows, 1), scorer.gallery.tau)",
+        LOWER,
+    ),
+    Mutation(
+        "contributions in a table are not checked against it",
+        "leaderboard/verify.py",
+        "    yield from _credited(entry)\n",
+        "",
+        LOWER,
     ),
 )

@@ -45,6 +45,7 @@ class Line:
     def badges(self) -> list[str]:
         """Words that go with the name."""
         words = ["prior robust baseline"] * self.row.entry.model.baseline
+        words += ["↓ lowered"] * bool(self.row.entry.contributions)
         return words + [f"⚑ {flags(self.row)}"] * bool(flags(self.row))
 
 

@@ -98,6 +98,10 @@ class Part:
             "Data set digest": entry.dataset.digest,
             "Per-query table digest": entry.broken_sha256,
             "Kept perturbed images": ", ".join(entry.kept) or "none",
+            **{
+                f"Contribution {n}, by {c.by}": ", ".join(f"{file} {sha}" for file, sha in c.files.items())
+                for n, c in enumerate(entry.contributions, start=1)
+            },
             "Cell": entry.key,
             "Seed": str(entry.seed),
             "Scored": entry.created,

@@ -1,5 +1,6 @@
 """One place that turns templates into pages: autoescaped, the same bytes for the same input."""
 
+import re
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +20,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["path"] = quote
+    made.tests["link"] = _is_link
     made.globals["BLANK"] = BLANK
     return made
+
+
+def _is_link(text: str) -> bool:
+    """Whether a field of a card is the address of a page, and nothing else."""
+    return re.fullmatch(r"https://[^\s<>\"'\\\x00-\x1f]{1,300}", text) is not None
 
 
 def render(template: str, root: str, **fields: Any) -> bytes:
