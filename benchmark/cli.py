@@ -64,7 +64,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        code: Any = app(arguments, standalone_mode=False)
+        code: Any = app(arguments, standalone_mode=False, obj=arguments)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
@@ -78,7 +78,8 @@ def _run(arguments: list[str] | None) -> int:
         if said:
             _say(f"Error: {said}" if said.endswith((".", "?", "!")) else f"Error: {said}.")
         return 2
-    if code == INTERRUPTED:
+    # A contained process leaves the word to the one that started it.
+    if code == INTERRUPTED and not _in_child():
         _say("Interrupted. What is finished is kept; the same command goes on from there.")
     return code if isinstance(code, int) else 0
 
@@ -87,7 +88,10 @@ def _sentence(error: Exception) -> str | None:
     """What to tell the user; None where the error is ours, which deserves its traceback."""
     from attacks.errors import UserError
     from leaderboard.errors import UserError as BoardError
+    from models.containment import limit_reached
 
+    if _in_child() and (limit := limit_reached(error)):
+        return limit
     if isinstance(error, UserError | BoardError):
         return str(error)
     # Typer brings its own click or uses the installed one, so its errors are known by what they can do.
@@ -99,6 +103,12 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror}: finished shards are kept; make room and run the same command again."
     return None
+
+
+def _in_child() -> bool:
+    from models.containment import in_child
+
+    return in_child()
 
 
 def _say(message: str) -> None:

@@ -31,6 +31,9 @@ class Words:
     title: str = ""
     sibling: str | None = None
     baseline: bool = False
+    authors: str = ""
+    code_url: str = ""
+    contact: str = ""
 
 
 def describe(
@@ -71,6 +74,9 @@ def describe(
             defence_eps=budget.radius if budget else "",
             sibling=words.sibling,
             baseline=words.baseline,
+            authors=words.authors,
+            code_url=words.code_url,
+            contact=words.contact,
         )
     except ValidationError as error:
         raise UserError("--" + explain(error).replace("_", "-", 1)) from error

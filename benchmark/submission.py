@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from benchmark.sources import find_task, read_card, save_submitted
 from benchmark.tasks import RetrievalTask
 from models import registry
 from models.families import FAMILIES
-from models.spec import InputSpec, ModelSpec, Option, WeightsSpec, explain
+from models.spec import InputSpec, ModelSpec, Option, WeightsSpec, explain, is_card
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -71,9 +71,14 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
             **{name: given[name] for name in _PLAIN},
         )
     except ValidationError as error:
-        field, colon, wrong = explain(error).partition(":")
-        flag = f"--{field.replace('_', '-')}" if error.errors()[0]["loc"] else field
-        raise UserError(flag + colon + wrong) from error
+        raise _by_flag(error) from error
+
+
+def _by_flag(error: ValidationError) -> UserError:
+    """The first mistake, named by its flag."""
+    field, colon, wrong = explain(error).partition(":")
+    flag = f"--{field.replace('_', '-')}" if error.errors()[0]["loc"] else field
+    return UserError(flag + colon + wrong)
 
 
 # What a card says by itself: the flags, and what they are when left out.
@@ -83,12 +88,7 @@ _NETWORK: dict[str, Any] = {
     **{"layout": "", "code": "", "training": "natural", "loss": "", "trained_on": "", "defence_eps": ""},
     **{"pretraining": "", "saw_test_classes": "unknown"},
 }
-_ROW = ("name", "title", "sibling", "paper", "licence", "notes")
-
-
-def is_card(checkpoint: Path | None) -> TypeGuard[Path]:
-    """Whether this is no checkpoint but the TOML that describes one (`robustdml train` writes it)."""
-    return checkpoint is not None and checkpoint.suffix == ".toml"
+_ROW = ("name", "title", "sibling", "authors", "paper", "code_url", "contact", "licence", "notes")
 
 
 def _spec_of_card(path: Path, given: dict[str, Any]) -> ModelSpec:
@@ -96,9 +96,14 @@ def _spec_of_card(path: Path, given: dict[str, Any]) -> ModelSpec:
     for flag, left_out in _NETWORK.items():
         if given[flag] != left_out:
             raise UserError(f"{path} says what the model is; leave out --{flag.replace('_', '-')}.")
-    spec = read_card(path).model_copy(update={field: given[field] for field in _ROW if given[field]})
-    _require_name(spec.name)
-    return spec
+    card = read_card(path)
+    _require_name(given["name"] or card.name)
+    try:
+        return ModelSpec.model_validate(
+            card.model_dump() | {field: given[field] for field in _ROW if given[field]}
+        )
+    except ValidationError as error:
+        raise _by_flag(error) from error
 
 
 def _require_name(name: str) -> None:
@@ -120,7 +125,8 @@ def require_plain(name: str) -> None:
 
 _PLAIN = (
     *("name", "dim", "distance", "l2norm", "title", "training", "loss", "trained_on"),
-    *("pretraining", "saw_test_classes", "defence_eps", "sibling", "paper", "licence", "notes"),
+    *("pretraining", "saw_test_classes", "defence_eps", "sibling"),
+    *("authors", "paper", "code_url", "contact", "licence", "notes"),
 )
 
 

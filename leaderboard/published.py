@@ -22,7 +22,7 @@ from leaderboard.verify import LARGEST, has_sums, verify_folder, verify_place
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _ABOUT = (
     *("title", "training", "loss", "arch", "dim", "trained_on", "pretraining", "saw_test_classes"),
-    *("paper", "licence"),
+    *("authors", "paper", "licence"),
 )
 
 

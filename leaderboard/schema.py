@@ -24,7 +24,8 @@ class ModelCard(BaseModel):
     """Who was attacked: the part of the model's card that the board prints; more keys are kept.
 
     `saw_test_classes` ("yes", "maybe", "no", "unknown"; "" in older records) is one answer or one by
-    data set; `train_seconds` and `command` say what it took to make the model, where it is known.
+    data set; `code_url` is where its code lies, `contact` how to reach who handed it in;
+    `train_seconds` and `command` say what it took to make the model, where it is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -38,7 +39,10 @@ class ModelCard(BaseModel):
     distance: str = "cosine"
     arch: str = ""
     sibling: str | None = None
+    authors: str = ""
     paper: str | None = None
+    code_url: str = ""
+    contact: str = ""
     baseline: bool = False
     trained_on: str | None = None
     pretraining: str = ""

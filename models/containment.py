@@ -45,6 +45,9 @@ SANDBOXES = (
 )
 _PROBE = "import os, sys; sys.exit(not all(os.access(path, os.W_OK) for path in sys.argv[1:]))"
 GIB = 1 << 30
+LIBRARIES = 8 * GIB
+"""Room for what is mapped to be read: importing torch takes some 4 GiB of addresses."""
+
 GRACE = 20
 """Seconds that a child has to end by itself after Ctrl-C."""
 GOES_ON = "What is finished is kept, and the same command goes on from there."
@@ -52,7 +55,7 @@ GOES_ON = "What is finished is kept, and the same command goes on from there."
 
 @dataclass(frozen=True)
 class Limits:
-    """What the child may use. `memory` (bytes of address space) 0: no limit; `seconds` of the clock."""
+    """What the child may use. `memory` (bytes that it can write to) 0: no limit; `seconds` of the clock."""
 
     memory: int = 0
     seconds: int = 7 * 24 * 3600
@@ -63,11 +66,13 @@ class Limits:
 def default_limits() -> Limits:
     """All of the machine's memory, a week, 1,024 open files, 16 GiB a file.
 
-    With an NVIDIA driver there is no limit on memory: CUDA reserves far more addresses than it uses.
+    With an NVIDIA driver there is no limit on memory unless one is asked for.
     """
-    if Path("/dev/nvidiactl").exists():
-        return Limits()
-    return Limits(memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + 8 * GIB)
+    return Limits(memory=0 if _has_cuda() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _has_cuda() -> bool:
+    return Path("/dev/nvidiactl").exists()
 
 
 def in_child() -> bool:
@@ -213,7 +218,7 @@ def lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     said = str(error).lower()
-    return any(words in said for words in ("allocate memory", "out of memory", "bad_alloc"))
+    return any(words in said for words in ("allocate memory", "out of memory", "bad_alloc", "failed to map"))
 
 
 def or_more_memory() -> str:
@@ -222,7 +227,7 @@ def or_more_memory() -> str:
         return ""
     import resource  # not on Windows, where nothing runs contained
 
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
     return f", or raise --max-memory (it is {most / GIB:.3g} GiB)" if most > 0 else ""
 
 
@@ -231,13 +236,15 @@ def _launch(limits: Limits, argv: Sequence[str]) -> None:
     import resource
 
     wanted = {
-        resource.RLIMIT_AS: limits.memory,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: limits.files,
         resource.RLIMIT_FSIZE: limits.file_size,
     }
-    if not limits.memory:
-        del wanted[resource.RLIMIT_AS]
+    if limits.memory:
+        wanted[resource.RLIMIT_DATA] = limits.memory
+        # All addresses, shared memory and libraries included; CUDA reserves far more than it uses.
+        if not _has_cuda():
+            wanted[resource.RLIMIT_AS] = limits.memory + LIBRARIES
     for kind, value in wanted.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -2,12 +2,21 @@
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from attacks.errors import UserError
 
@@ -20,6 +29,19 @@ Floats = Annotated[
     tuple[Number, ...],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
+
+
+def _one_line(text: str) -> str:
+    """Refuse what is no line of text: control characters, line ends, and signs that turn reading about."""
+    for sign in text:
+        turns = unicodedata.bidirectional(sign) in _TURNS
+        if turns or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp"):
+            raise ValueError(f"write one line of plain text, without {sign!r}")
+    return text
+
+
+_TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class _Data(BaseModel):
@@ -113,6 +135,7 @@ class ModelSpec(_Data):
 
     `pretraining` names the data seen before `trained_on`; `saw_test_classes` says whether any of its
     data may have held a data set's test classes: one answer, or one by data set.
+    `code_url` is where its code lies; `contact` reaches who handed it in, by an address or a page.
     `command` makes the model again from data of `data_digest` (sha256) in `train_seconds`, with the
     `validation` (shares of 1 by name) that chose its epoch.
     """
@@ -133,7 +156,10 @@ class ModelSpec(_Data):
     saw_test_classes: Answer | dict[str, Answer] = "unknown"
     defence_eps: Annotated[str, BeforeValidator(_epsilon)] = ""
     sibling: str | None = None
+    authors: Annotated[Line, Field(max_length=300)] = ""
     paper: str = ""
+    code_url: Annotated[Line, Field(pattern=r"^(https://[^\s<>\"'\\]+)?$", max_length=300)] = ""
+    contact: Annotated[Line, Field(max_length=120)] = ""
     licence: str = ""
     weights: WeightsSpec = WeightsSpec()
     notes: str = ""
@@ -172,9 +198,19 @@ def explain(error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"] if re.match(r"^\w+$", str(part)))
     said = first["msg"].removeprefix("Value error, ")
     shown = first.get("input")
-    given = f" (it is {shown!r})" if isinstance(shown, str | int | float | bool) else ""
+    given = f" (it is {_short(shown)})" if isinstance(shown, str | int | float | bool) else ""
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return f"{field + ': ' if field else ''}{said}{given}{more}."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def is_card(checkpoint: Path | None) -> TypeGuard[Path]:
+    """Whether this is no checkpoint but the TOML that describes one (`robustdml train` writes it)."""
+    return checkpoint is not None and checkpoint.suffix == ".toml"
 
 
 def read_toml(path: Path) -> list[ModelSpec]:

@@ -8,6 +8,8 @@ import pytest
 
 # A console remembers the width that it was made with, whichever test makes it first.
 os.environ["COLUMNS"] = "400"
+# Commands run where a test can see them; tests/test_untrusted.py runs them contained.
+os.environ["ROBUSTDML_CONTAINED"] = "0"
 
 
 @dataclass

@@ -80,7 +80,7 @@ def test_memory_is_limited(tmp_path):
     script = """
         import mmap
         try:
-            mmap.mmap(-1, 3 << 30)
+            mmap.mmap(-1, 3 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:
             raise SystemExit(3)
     """

@@ -187,7 +187,7 @@ def test_strangers_and_missing_files_are_named(source, to):
 
 
 def test_a_card_says_what_it_lacks():
-    assert lacking(entry()) == ["trained_on", "paper", "licence"]
+    assert lacking(entry()) == ["trained_on", "authors", "paper", "licence"]
     model = entry().model.model_copy(update={"sibling": None, "licence": "MIT"})
     assert "sibling" in lacking(entry().model_copy(update={"model": model}))
     assert "licence" not in lacking(entry().model_copy(update={"model": model}))

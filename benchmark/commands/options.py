@@ -1,5 +1,6 @@
 """Options that several commands share, declared once."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,29 @@ Eot = Annotated[
     typer.Option(min=1, help="Attack the mean of so many passes (for random models; preliminary)."),
 ]
 ShardSize = Annotated[int, typer.Option(min=1, help="Queries per result file: what an interruption costs.")]
+
+contain = partial(typer.Option, rich_help_panel="Containment", show_envvar=True)
+Contained = Annotated[
+    bool,
+    contain(
+        "--contained/--no-contained",
+        envvar="ROBUSTDML_CONTAINED",
+        help="Read the checkpoint and score it in a process of its own: limited memory, time and open files, "
+        "a temporary home, no credentials and, where the system allows it, no network.",
+    ),
+]
+MaxMemory = Annotated[
+    float | None,
+    contain(
+        min=1,
+        envvar="ROBUSTDML_MAX_MEMORY",
+        help="GiB that this process may use. Default: the machine's; where there is an NVIDIA GPU, no limit.",
+    ),
+]
+MaxSeconds = Annotated[
+    int | None,
+    contain(min=1, envvar="ROBUSTDML_MAX_SECONDS", help="Seconds that it may take. Default: a week."),
+]
 
 
 def settings(device: str | None, batch: int | None, amp: bool, fold: bool, compile_: bool) -> "Settings":

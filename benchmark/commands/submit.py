@@ -1,14 +1,13 @@
 """`robustdml submit`: a checkpoint goes in, a row of the board comes out."""
 
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from benchmark import SHARD
+from benchmark.commands import contained as containment
 from benchmark.commands import options
 
 about_model = partial(Option, rich_help_panel="The model")
@@ -16,6 +15,7 @@ provenance = partial(Option, rich_help_panel="Where it comes from (shown on the 
 
 
 def submit(
+    context: Context,
     checkpoint: Annotated[
         Path | None,
         Argument(
@@ -85,7 +85,10 @@ def submit(
         str | None,
         provenance(help="The model that differs by the defence alone (for the gain)."),
     ] = None,
+    authors: Annotated[str, provenance(help="Who made it.")] = "",
     paper: Annotated[str, provenance()] = "",
+    code_url: Annotated[str, provenance(help="Where its code is, https://...")] = "",
+    contact: Annotated[str, provenance(help="How to reach you: an address or a page.")] = "",
     licence: Annotated[str, provenance()] = "",
     notes: Annotated[str, provenance()] = "",
     dataset: options.Dataset = "glyphs",
@@ -107,17 +110,23 @@ def submit(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Try every step on a few queries in a minute; keep nothing.")
     ] = False,
+    contained: options.Contained = True,
+    max_memory: options.MaxMemory = None,
+    max_seconds: options.MaxSeconds = None,
 ) -> int:
     """Score a checkpoint and say where it would rank.
 
     Example: robustdml submit my.safetensors --name mine --arch resnet50 --dim 128 --mean imagenet
     --std imagenet --dataset cars196
     """
-    if trust_code:
-        again = _in_child(None if dry_run else results)
+    if contained or trust_code:
+        places = [] if dry_run else [results]
+        fetch = partial(_fetch, checkpoint)
+        again = containment.run_again(context, places, max_memory, max_seconds, fetch)
         if again is not None:
             return again
-    from benchmark.submission import Submission, is_card, make_spec, score, try_out
+    from benchmark.submission import Submission, make_spec, score, try_out
+    from models.spec import is_card
 
     task_options = (dataset, data_root, side)
     spec = make_spec(
@@ -146,7 +155,10 @@ def submit(
         saw_test_classes=saw_test_classes,
         defence_eps=defence_eps,
         sibling=sibling,
+        authors=authors,
         paper=paper,
+        code_url=code_url,
+        contact=contact,
         licence=licence,
         notes=notes,
     )
@@ -170,27 +182,11 @@ def submit(
     )
 
 
-def _in_child(results: Path | None) -> int | None:
-    """Run this very command again, contained; None where this process is the child already."""
-    from attacks.errors import UserError
-    from models import trusted
+def _fetch(checkpoint: Path | None) -> None:
+    """Download what a card names, where there is a network: the contained process finds it in the cache."""
+    from models.spec import is_card, read_toml
+    from models.weights import fetch_remote
 
-    if trusted.in_child():
-        return None
-    if results is not None:
-        results.mkdir(parents=True, exist_ok=True)
-    root = os.environ.get("ROBUSTDML_DATA") or str(_data_home())
-    command = [sys.executable, "-P", "-m", "benchmark", *sys.argv[1:]]
-    code = trusted.run_in_child(command, env={"ROBUSTDML_DATA": root})
-    if code < 0:
-        raise UserError(
-            f"The trusted code was ended by signal {-code}; "
-            "9 is what the system sends when memory runs out, 11 a crash of native code."
-        )
-    return code
-
-
-def _data_home() -> Path:
-    from benchmark.datasets import data_root
-
-    return data_root(None)
+    if is_card(checkpoint):
+        for spec in read_toml(checkpoint):
+            fetch_remote(spec.weights, spec.name)

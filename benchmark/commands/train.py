@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 about_loss = partial(Option, rich_help_panel="The recipe")
 about_network = partial(Option, rich_help_panel="The network")
 about_loop = partial(Option, rich_help_panel="The training")
+about_row = partial(Option, rich_help_panel="Where it comes from (shown on the board)")
 
 
 def train(
@@ -88,6 +89,9 @@ def train(
     baseline: Annotated[
         bool, Option("--baseline", help="It is the prior robust model that others are compared with.")
     ] = False,
+    authors: Annotated[str, about_row(help="Who made it.")] = "",
+    code_url: Annotated[str, about_row(help="Where its code is, https://...")] = "",
+    contact: Annotated[str, about_row(help="How to reach you: an address or a page.")] = "",
     plan_only: Annotated[bool, Option("--plan", help="Say what it takes and stop.")] = False,
 ) -> int:
     """Train a model and write weights (safetensors) with a card that `run` and `submit` read.
@@ -124,9 +128,8 @@ def train(
     place = str(Compute(device).pick_device())
     with progress() as tick:
         task = find_training(dataset, data_root, side, tick)
-    words = Words(
-        backbone, dim, head, tuple(option or ()), mean, std, channels, name, title, sibling, baseline
-    )
+    network = (backbone, dim, head, tuple(option or ()), mean, std, channels)
+    words = Words(*network, name, title, sibling, baseline, authors, code_url, contact)
     start = Start(init, pretrained)
     shared = shared_classes(dataset, side, task)
     spec = describe(words, chosen, getattr(chosen, "distance", distance or "euclidean"), task, start, shared)

@@ -1,14 +1,17 @@
 """`robustdml verify`: whether a submission, or the published rows, are what they say."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
+from benchmark.commands import contained as containment
 from benchmark.commands import options
 
 
 def verify(
+    context: Context,
     folder: Annotated[
         Path, Argument(help="results/submissions/NAME, as `submit` makes it; or the published entries.")
     ],
@@ -25,6 +28,9 @@ def verify(
     ] = False,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    contained: options.Contained = True,
+    max_memory: options.MaxMemory = None,
+    max_seconds: options.MaxSeconds = None,
 ) -> int:
     """Check every digest and number of a submission, and score its stored queries again.
 
@@ -42,6 +48,11 @@ def verify(
         from benchmark.commands.publish import check_published
 
         return check_published(folder)
+    if contained and not numbers_only:
+        fetch = partial(_fetch, folder, checkpoint)
+        again = containment.run_again(context, [], max_memory, max_seconds, fetch)
+        if again is not None:
+            return again
     entries = verify_folder(folder)
     out.print(
         f"{len(entries)} row{'s' * (len(entries) != 1)}: every digest and number holds.", highlight=False
@@ -63,3 +74,19 @@ def verify(
         for line in said:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _fetch(folder: Path, checkpoint: Path | None) -> None:
+    """Download the weights that a submission names, where there is a network."""
+    from attacks.errors import UserError
+    from benchmark.handout import read_model
+    from leaderboard.errors import UserError as BoardError
+    from models.weights import fetch_remote
+
+    if checkpoint is not None:
+        return
+    try:
+        spec = read_model(folder)
+    except (UserError, BoardError):
+        return  # the checks that follow say it in their order
+    fetch_remote(spec.weights, spec.name)

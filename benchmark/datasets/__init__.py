@@ -6,8 +6,9 @@ from attacks.errors import UserError
 from benchmark.datasets.downloading import download
 from benchmark.datasets.own import load_own
 from benchmark.datasets.records import DATASETS
-from benchmark.datasets.spec import SPLITS, DatasetSpec, data_root
+from benchmark.datasets.spec import SPLITS, DatasetSpec
 from benchmark.images import Progress
+from benchmark.places import data_root
 from benchmark.tasks import RetrievalTask
 
 __all__ = ["DATASETS", "DatasetSpec", "data_root", "download", "load_task"]

@@ -17,8 +17,9 @@ from attacks.errors import UserError
 from attacks.table import Table
 from benchmark.datasets.archives import CHUNK, unpack
 from benchmark.datasets.records import DATASETS
-from benchmark.datasets.spec import SPLITS, data_root
+from benchmark.datasets.spec import SPLITS
 from benchmark.images import Progress
+from benchmark.places import data_root
 
 TRIES = 4
 PAUSE = 2.0  # seconds before the first new try; twice as long before each next one

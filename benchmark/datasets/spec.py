@@ -1,13 +1,11 @@
 """The record of a dataset: what is data about it, and the function that reads it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
-
 from attacks.errors import UserError
+from benchmark.places import data_root
 from benchmark.tasks import RetrievalTask
 from benchmark.threats import ROWS, ThreatSpace
 
@@ -81,11 +79,3 @@ class DatasetSpec:
                 f"The {split} split of {self.name} in {place} has {have[0]:,} images of {have[1]:,} classes "
                 f"where {want[0]:,} of {want[1]:,} are expected; the copy is incomplete or another edition."
             )
-
-
-def data_root(root: Path | str | None) -> Path:
-    """Return where datasets lie: `root`, else ROBUSTDML_DATA, else the user's data folder."""
-    if root is not None:
-        return Path(root).expanduser()
-    named = os.environ.get("ROBUSTDML_DATA")
-    return Path(named).expanduser() if named else platformdirs.user_data_path("robustdml")

@@ -17,7 +17,10 @@ from leaderboard.results import tidy
 from leaderboard.table import BLANK, Column, columns, flags
 
 # Bounds and parts of other columns: they are in the CSV and JSON, and in the cells with brackets.
-_LEFT_OUT = ("_low", "_high", "_is_bound", "gain_budget", "title", "status", "reason", "command", "model")
+_LEFT_OUT = (
+    *("_low", "_high", "_is_bound", "gain_budget", "title", "status", "reason", "command", "model"),
+    *("code_url", "contact"),
+)
 # What the sentence above the table, or the rank, says already.
 _HIDDEN = ("queries", "protocol", "status")
 # What a reader looks for comes first; the other budgets follow.

@@ -25,7 +25,10 @@ _CARD = {
     "pretraining": "Pretraining",
     "saw_test_classes": "Test classes seen",
     "train_seconds": "Training seconds",
+    "authors": "Authors",
     "paper": "Paper",
+    "code_url": "Code",
+    "contact": "Contact",
     "licence": "Licence",
     "command": "Made by",
 }
@@ -130,7 +133,10 @@ class Part:
             "note": f"R@{entry.ks[0]} at {entry.headline}: {with_interval(robust)} percent, {entry.status}; "
             f"weights {entry.model.digest[:16]}; cell {entry.key}",
         }
-        row = item(f"robustdml-{entry.key}", {name: escape(text) for name, text in fields.items()})
+        escaped = {name: escape(text) for name, text in fields.items()}
+        # Braces: names as the card has them, not taken apart.
+        author = {"author": f"{{{escape(entry.model.authors)}}}"} if entry.model.authors else {}
+        row = item(f"robustdml-{entry.key}", author | escaped)
         paper = entry.model.paper
         return "\n".join([row, *([paper_item(paper_key(paper), [entry.model])] if paper else [])])
 
