@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.errors import UserError
+from attacks.layout import arranged, channels_last
 from attacks.precision import full_float32
 from attacks.retrieval import Gallery
 
@@ -94,36 +95,21 @@ def _pad(x: Tensor) -> Tensor:
     return x[torch.arange(SMALLEST_BATCH) % len(x)]
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """The same images (B,C,H,W), or weights, in the order that convolutions and pooling run fastest in.
-
-    Of one channel both orders are the same in memory, and torch goes by the strides: without these a
-    small network took twice as long on a CPU.
-    """
-    if x.ndim == 4 and x.shape[1] == 1:
-        return x.contiguous().view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode with frozen parameters, as it was before once the block ends.
 
     It is moved back to its device as well. Frozen parameters save the weight gradients, a third of a
-    pass; convolutions read their weights in channels-last order, as they do the images. Products are
-    full float32 inside, for every number that is reported.
+    pass; `arranged` says what else is faster inside. Products are full float32, for every number that is
+    reported.
     """
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    # Subclasses may read their weights in ways of their own.
-    weights = {m.weight: m.weight.data for m in model.modules() if type(m) is nn.Conv2d}
     try:
         model.eval().requires_grad_(False)
-        for weight, plain in weights.items():
-            weight.data = channels_last(plain)
         # A caller's inference mode would forbid gradients.
-        with torch.inference_mode(False), full_float32():
+        with torch.inference_mode(False), full_float32(), arranged(model):
             yield model
     finally:
         for module, mode in modes.items():
@@ -132,8 +118,6 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(gradient)
         if len(homes) == 1:
             model.to(homes.pop())
-        for weight, plain in weights.items():
-            weight.data = plain
 
 
 def embed_all(

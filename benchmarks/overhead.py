@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.catalogue import find_attack
-from attacks.victim import channels_last
+from attacks.layout import channels_last
 from benchmark.scoring import Scorer
 from benchmarks.protocol import ROUNDS, alternate, facts, median, store
 from benchmarks.worlds import WORLDS, ready

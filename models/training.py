@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from attacks import noise
 from attacks.errors import UserError
+from attacks.layout import channels_last
 from attacks.noise import seeded
 from attacks.retrieval import Distance
-from attacks.victim import channels_last, frozen
+from attacks.victim import frozen
 from models import snapshots
 from models.batches import Batches, Images, fetch
 from models.recipes.base import Recipe, Step

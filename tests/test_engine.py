@@ -406,6 +406,23 @@ def test_frozen_orders_convolutions_channels_last_and_puts_their_weights_back() 
     assert model[0].weight.is_contiguous() and torch.equal(model(images), plain)
 
 
+def test_frozen_normalises_as_batchnorm_does_and_leaves_it_as_it_was() -> None:
+    norms = [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, track_running_stats=False)]
+    images = torch.rand(16, 3, 5, 5)
+    for norm in norms:
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.ReLU())
+        for _ in range(3):
+            model(3 * images)
+        model.eval()
+        plain, half = model(images), norm(images.bfloat16())
+        with frozen(model), frozen(model):  # within another block, as in training
+            torch.testing.assert_close(model(images), plain)
+            assert torch.equal(norm(images.bfloat16()), half)
+            norm.train().momentum = 0.0
+            assert not torch.allclose(norm(images + 1), norm.eval()(images + 1)) or norm is norms[2]
+        assert torch.equal(model(images), plain) and "forward" not in vars(norm)
+
+
 def test_ascend_raises_a_loss_inside_the_budget_and_leaves_parameters_alone() -> None:
     model = nn.Linear(9, 1)
     x = torch.full((4, 1, 3, 3), 0.5)
