@@ -83,13 +83,19 @@ def in_child() -> bool:
 def network_off(writes: Iterable[Path] = ()) -> tuple[str, ...]:
     """The command prefix that starts a process without network; empty where there is none.
 
-    Folders of `writes` that this process may write to must be open to the other one as well.
+    Folders of `writes`, which need not be there yet, must be open to it where they are to this process.
     """
-    needed = [str(path) for path in writes if os.access(path, os.W_OK)]
+    places = map(_nearest, writes)
+    needed = [str(place) for place in places if os.access(place, os.W_OK)]
     for prefix in SANDBOXES:
         if shutil.which(prefix[0]) and _works((*prefix, sys.executable, "-I", "-S", "-c", _PROBE, *needed)):
             return prefix
     return ()
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the folder that is there and would hold it."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _works(command: Sequence[str]) -> bool:

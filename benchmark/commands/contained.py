@@ -5,8 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from models.spec import ModelSpec
 
 
 def run_again(
@@ -32,8 +36,6 @@ def run_again(
     limits = limits if memory is None else replace(limits, memory=int(memory * GIB))
     limits = limits if seconds is None else replace(limits, seconds=seconds)
     fetch()
-    for folder in writes:
-        folder.mkdir(parents=True, exist_ok=True)
     words = sys.argv[1:] if context.obj is None else context.obj
     command = [sys.executable, "-P", "-m", "benchmark", *words]
     # The child's home is empty: it would look for the data sets there.
@@ -45,3 +47,32 @@ def run_again(
             f"out{most}, 6 and 11 are crashes of native code, often for want of memory. {GOES_ON}"
         )
     return code
+
+
+def fetch(source: Path | None) -> None:
+    """Download the weights that a card or a submission folder names, where there is a network.
+
+    The contained process finds them in the cache. What else is wrong with `source` it says itself.
+    """
+    from attacks.errors import UserError
+    from leaderboard.errors import UserError as BoardError
+    from models.weights import fetch_remote
+
+    try:
+        specs = _named_in(source)
+    except (UserError, BoardError):
+        return
+    for spec in specs:
+        fetch_remote(spec.weights, spec.name)
+
+
+def _named_in(source: Path | None) -> "list[ModelSpec]":
+    from models.spec import is_card, read_toml
+
+    if is_card(source):
+        return read_toml(source)
+    if source is None or not source.is_dir():
+        return []
+    from benchmark.handout import read_model
+
+    return [read_model(source)]

@@ -121,7 +121,7 @@ def submit(
     """
     if contained or trust_code:
         places = [] if dry_run else [results]
-        fetch = partial(_fetch, checkpoint)
+        fetch = partial(containment.fetch, checkpoint)
         again = containment.run_again(context, places, max_memory, max_seconds, fetch)
         if again is not None:
             return again
@@ -180,13 +180,3 @@ def submit(
         checks=options.checks_level(checks),
         eot=eot or 1,
     )
-
-
-def _fetch(checkpoint: Path | None) -> None:
-    """Download what a card names, where there is a network: the contained process finds it in the cache."""
-    from models.spec import is_card, read_toml
-    from models.weights import fetch_remote
-
-    if is_card(checkpoint):
-        for spec in read_toml(checkpoint):
-            fetch_remote(spec.weights, spec.name)

@@ -49,7 +49,7 @@ def verify(
 
         return check_published(folder)
     if contained and not numbers_only:
-        fetch = partial(_fetch, folder, checkpoint)
+        fetch = partial(containment.fetch, None if checkpoint else folder)
         again = containment.run_again(context, [], max_memory, max_seconds, fetch)
         if again is not None:
             return again
@@ -74,19 +74,3 @@ def verify(
         for line in said:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _fetch(folder: Path, checkpoint: Path | None) -> None:
-    """Download the weights that a submission names, where there is a network."""
-    from attacks.errors import UserError
-    from benchmark.handout import read_model
-    from leaderboard.errors import UserError as BoardError
-    from models.weights import fetch_remote
-
-    if checkpoint is not None:
-        return
-    try:
-        spec = read_model(folder)
-    except (UserError, BoardError):
-        return  # the checks that follow say it in their order
-    fetch_remote(spec.weights, spec.name)
