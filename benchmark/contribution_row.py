@@ -41,8 +41,6 @@ class Home:
     @classmethod
     def of(cls, folder: Path, problem: Callable[[str], None]) -> "Home":
         """Read the rows of a folder; of a submission every digest, of published rows that of the one used."""
-        if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}; give the published entries, or a results folder.")
         if has_sums(folder):
             return cls(folder, verify_folder(folder), published=False)
         if folder.name == "entries":
@@ -61,9 +59,8 @@ class Home:
             raise UserError(f"{self.root} holds no row; pass --to with the folder that does.")
         raise UserError(f"{folder / CARD}: {unknown('row', ' '.join(wanted), known)}")
 
-    def candidate(self, entry: Entry, model: Path | None, checkpoint: Path | None) -> Candidate:
+    def candidate(self, entry: Entry, source: Path | None, checkpoint: Path | None) -> Candidate:
         """The row's model: that of a submission folder, of a card.toml, or one known by the row's name."""
-        source = self.root if model is None and has_sums(self.root) else model
         if source is not None and source.is_dir():
             return load_candidate(source, checkpoint)
         if checkpoint is not None:

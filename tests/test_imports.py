@@ -33,6 +33,7 @@ TORCHED = {
 COMMANDS = (
     [],
     ["submit"],
+    ["submit-attack"],
     ["train"],
     ["run"],
     ["leaderboard"],

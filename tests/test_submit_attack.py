@@ -33,6 +33,7 @@ from leaderboard.site.build import write_site
 from leaderboard.standing import assess
 from leaderboard.sums import field_sums, write_sums
 from leaderboard.verify import verify_entry
+from models import containment
 from tests.board_fixtures import KS, cell, put
 from tests.grid_worlds import save_convnet, save_pictures
 from tests.site_pages import MARKUP, Page
@@ -350,6 +351,17 @@ def test_the_model_may_come_from_a_submission_folder(there, tmp_path):
     assert len(row(tmp_path).contributions) == 1
 
 
+def test_weights_of_others_are_read_contained(there, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTDML_CONTAINED", "1")
+    ran = []
+    original = containment.run_in_child
+    monkeypatch.setattr(containment, "run_in_child", lambda *given: ran.append(given) or original(*given))
+    said = there("submit-attack", "attack", "--to", "results/submissions/mine", *SIDE)
+    assert said.code == 0 and len(ran) == 1 and ran[0][3] == [Path("results/submissions/mine")]
+    entry = load_entry(tmp_path / "results/submissions/mine/entries/pictures/mine/linf.json")
+    assert [c.by for c in entry.contributions] == ["Ada Lovelace"]
+
+
 # Arithmetic on tables, without images.
 
 SMALL = {"classes": 12, "per_class": 6}
@@ -570,7 +582,10 @@ def test_the_site_shows_who_and_when_and_no_markup(tmp_path):
     assert "↓ lowered" in board.text and "Bob (2026-11-21)" in board.text
     exported = json.loads((tmp_path / "out" / "data" / "models" / "con-rob.json").read_text())
     assert exported[0]["contributions"][1]["by"] == "Bob"
-    assert "Bob (2026-11-21)" in (tmp_path / "out" / "data" / "cub200-linf.csv").read_text()
+    data = tmp_path / "out" / "data"
+    assert "Bob (2026-11-21)" in (data / "cub200-linf.csv").read_text()
+    latex = (data / "cub200-linf.tex").read_text()
+    assert r"$\downarrow$" in latex and "Bob (2026-11-21)" in latex and not set("→↓") & set(latex)
 
 
 def test_the_card_of_the_documentation_is_read(tmp_path):

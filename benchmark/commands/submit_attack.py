@@ -1,10 +1,12 @@
 """`robustdml submit-attack`: stronger perturbations of a row's queries go in, the row goes down."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
+from benchmark.commands import contained as containment
 from benchmark.commands import options
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def submit_attack(
+    context: Context,
     folder: Annotated[Path, Argument(help="attack.toml and the perturbed queries (docs/submit.md).")],
     to: Annotated[
         Path, Option(help="Where the row is: the published entries, a results folder, or a submission.")
@@ -31,6 +34,9 @@ def submit_attack(
     side: options.Side = 224,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    contained: options.Contained = True,
+    max_memory: options.MaxMemory = None,
+    max_seconds: options.MaxSeconds = None,
 ) -> int:
     """Lower a row by perturbed queries that anyone found; no row can rise by it.
 
@@ -38,6 +44,17 @@ def submit_attack(
 
     Example: robustdml submit-attack my-attack --to leaderboard/entries
     """
+    from attacks.errors import UserError
+    from leaderboard.verify import has_sums
+
+    if not to.is_dir():
+        raise UserError(f"There is no folder {to}; give --to the published entries, or a results folder.")
+    source = to if model is None and has_sums(to) else model
+    if contained and source is not None:
+        fetch = partial(containment.fetch, None if checkpoint else source)
+        again = containment.run_again(context, [to], max_memory, max_seconds, fetch)
+        if again is not None:
+            return again
     from benchmark.commands.show import console, note, progress
     from benchmark.contribution import read_attack, require_budgets
     from benchmark.contribution_row import Home, lowered, score_against
@@ -48,7 +65,7 @@ def submit_attack(
     home = Home.of(to, note)
     row = home.row(folder, card)
     require_budgets(folder, card, row)
-    candidate = home.candidate(row, model, checkpoint)
+    candidate = home.candidate(row, source, checkpoint)
     settings = options.settings(device, batch_size, False, False, False)
     path = entry_path(home.root, row)
     with progress() as tick:
