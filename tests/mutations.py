@@ -23,6 +23,8 @@ ORACLE, SEARCHES = "tests/test_attacks_oracle.py", "tests/test_searches.py"
 ROBRANK, CHECKS = "tests/test_robrank.py", "tests/test_checks_full.py"
 PUBLISHED, VERIFY = "tests/test_published.py", "tests/test_verify.py"
 LOWER = "tests/test_submit_attack.py"
+TRUSTED, UNTRUSTED = "tests/test_models_trusted.py", "tests/test_untrusted.py"
+CARDS = "tests/test_card_fields.py"
 
 MUTATIONS = (
     Mutation(
@@ -629,5 +631,40 @@ MUTATIONS = (
         "    yield from _credited(entry)\n",
         "",
         LOWER,
+    ),
+    Mutation(
+        "a contained process inherits the whole environment",
+        "models/containment.py",
+        " if name in KEPT or name.startswith(KEPT_FAMILIES)\n",
+        "\n",
+        TRUSTED,
+    ),
+    Mutation(
+        "a contained process may take all memory",
+        "models/containment.py",
+        "        wanted[resource.RLIMIT_DATA] = limits.memory\n",
+        "",
+        UNTRUSTED,
+    ),
+    Mutation(
+        "a contained process outlives a parent that was killed",
+        "models/containment.py",
+        "        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)\n",
+        "",
+        UNTRUSTED,
+    ),
+    Mutation(
+        "Ctrl-C kills a contained process before it can end by itself",
+        "models/containment.py",
+        "            _interrupt(child)\n",
+        "",
+        UNTRUSTED,
+    ),
+    Mutation(
+        "any address of a card becomes a link",
+        "leaderboard/site/pages.py",
+        'r"https://[^',
+        'r"[^',
+        CARDS,
     ),
 )
