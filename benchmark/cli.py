@@ -88,7 +88,7 @@ def _sentence(error: Exception) -> str | None:
     """What to tell the user; None where the error is ours, which deserves its traceback."""
     from attacks.errors import UserError
     from leaderboard.errors import UserError as BoardError
-    from models.containment import limit_reached
+    from models.limits import limit_reached
 
     if _in_child() and (limit := limit_reached(error)):
         return limit
@@ -106,7 +106,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _in_child() -> bool:
-    from models.containment import in_child
+    from models.limits import in_child
 
     return in_child()
 

@@ -25,7 +25,7 @@ from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
-from models.containment import lacks_memory, or_more_memory
+from models.limits import lacks_memory, or_more_memory
 
 _SMALL = 64  # pixels a side
 _log = logging.getLogger(__name__)

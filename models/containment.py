@@ -7,8 +7,6 @@ why --trust-code has to be asked for.
 """
 
 import contextlib
-import ctypes
-import errno
 import json
 import os
 import shutil
@@ -19,14 +17,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 from attacks.errors import UserError
+from models.limits import GOES_ON, TOKEN, Limits, default_limits
 
-# Names the process that started the child: a grandchild inherits the variable, not the parent.
-TOKEN = "ROBUSTDML_TRUSTED_CHILD"  # noqa: S105
 # What a child may know of its surroundings; everything else, credentials included, is left out.
 KEPT = (
     *("PATH", "VIRTUAL_ENV", "LANG", "LANGUAGE", "TZ"),
@@ -44,40 +41,8 @@ SANDBOXES = (
     ("unshare", "--net"),
 )
 _PROBE = "import os, sys; sys.exit(not all(os.access(path, os.W_OK) for path in sys.argv[1:]))"
-GIB = 1 << 30
-LIBRARIES = 8 * GIB
-"""Room for what is mapped to be read: importing torch takes some 4 GiB of addresses."""
-
 GRACE = 20
 """Seconds that a child has to end by itself after Ctrl-C."""
-GOES_ON = "What is finished is kept, and the same command goes on from there."
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the child may use. `memory` (bytes that it can write to) 0: no limit; `seconds` of the clock."""
-
-    memory: int = 0
-    seconds: int = 7 * 24 * 3600
-    files: int = 1024
-    file_size: int = 16 * GIB
-
-
-def default_limits() -> Limits:
-    """All of the machine's memory, a week, 1,024 open files, 16 GiB a file.
-
-    With an NVIDIA driver there is no limit on memory unless one is asked for.
-    """
-    return Limits(memory=0 if _has_cuda() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _has_cuda() -> bool:
-    return Path("/dev/nvidiactl").exists()
-
-
-def in_child() -> bool:
-    """Whether this process is the one that `run_in_child` started (not one of its children)."""
-    return os.environ.get(TOKEN) == str(os.getppid())
 
 
 def network_off(writes: Iterable[Path] = ()) -> tuple[str, ...]:
@@ -120,7 +85,7 @@ def run_in_child(
     limits = limits or default_limits()
     with tempfile.TemporaryDirectory(prefix="robustdml-home-") as home, _signals_end_us():
         # -P: a folder `models` where the user happens to stand is not this package.
-        launcher = [sys.executable, "-P", "-m", "models.containment", json.dumps(asdict(limits)), *argv]
+        launcher = [sys.executable, "-P", "-m", "models.limits", json.dumps(asdict(limits)), *argv]
         child = subprocess.Popen(
             [*network_off(writes), *launcher],
             env=_environment(home) | dict(env or {}),
@@ -195,80 +160,8 @@ def _environment(home: str) -> dict[str, str]:
 
 def _packages() -> dict[str, str]:
     """Where the child finds what this process imports: this package, the user's paths and site."""
-    # `-m models.containment` must find this package even where it is not installed.
+    # `-m models.limits` must find this package even where it is not installed.
     here = Path(__file__).resolve().parent.parent
     paths = [here, *(Path(path).absolute() for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
     own = {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {"PYTHONNOUSERSITE": "1"}
     return {"PYTHONPATH": ":".join(map(str, paths)), **own}
-
-
-def limit_reached(error: BaseException) -> str:
-    """The sentence for an error of the child (or its causes) that comes of a limit; "" for others."""
-    number = getattr(error, "errno", None)
-    if lacks_memory(error):
-        return f"Memory ran out; take a smaller --batch-size{or_more_memory()}. {GOES_ON}"
-    if number in _OTHER_LIMITS:
-        return f"{_OTHER_LIMITS[number]}; --no-contained takes this limit away. {GOES_ON}"
-    following = error.__cause__
-    return limit_reached(following) if following is not None else ""
-
-
-_OTHER_LIMITS = {
-    errno.EMFILE: f"More than {Limits.files:,} files were open",
-    errno.EFBIG: f"A file grew beyond {Limits.file_size // GIB} GiB",
-}
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, in the words of Python, the system or torch."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    said = str(error).lower()
-    return any(words in said for words in ("allocate memory", "out of memory", "bad_alloc", "failed to map"))
-
-
-def or_more_memory() -> str:
-    """What else helps where memory ran out, as the end of a sentence; "" where nothing limits it."""
-    if not in_child():
-        return ""
-    import resource  # not on Windows, where nothing runs contained
-
-    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return f", or raise --max-memory (it is {most / GIB:.3g} GiB)" if most > 0 else ""
-
-
-def _launch(limits: Limits, argv: Sequence[str]) -> None:
-    """Limit this process, then become `argv`: the limits stay."""
-    import resource
-
-    wanted = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: limits.files,
-        resource.RLIMIT_FSIZE: limits.file_size,
-    }
-    if limits.memory:
-        wanted[resource.RLIMIT_DATA] = limits.memory
-        # All addresses, shared memory and libraries included; CUDA reserves far more than it uses.
-        if not _has_cuda():
-            wanted[resource.RLIMIT_AS] = limits.memory + LIBRARIES
-    for kind, value in wanted.items():
-        _, hard = resource.getrlimit(kind)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        # macOS knows some limits by name only.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (value, value))
-    _die_with_parent()
-    os.execvp(argv[0], list(argv))  # noqa: S606
-
-
-def _die_with_parent() -> None:
-    """Have Linux kill this process when the one that started it ends, in whatever way (prctl(2))."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if not in_child():  # it ended before that
-            sys.exit(1)
-
-
-if __name__ == "__main__":
-    _launch(Limits(**json.loads(sys.argv[1])), sys.argv[2:])

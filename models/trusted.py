@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from attacks.errors import UserError
-from models.containment import Limits, in_child, run_in_child
+from models.containment import run_in_child
+from models.limits import Limits, in_child
 from models.torchfile import kind_of
 
 __all__ = ["Limits", "in_child", "load_trusted", "run_in_child"]

@@ -641,14 +641,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a contained process may take all memory",
-        "models/containment.py",
+        "models/limits.py",
         "        wanted[resource.RLIMIT_DATA] = limits.memory\n",
         "",
         UNTRUSTED,
     ),
     Mutation(
         "a contained process outlives a parent that was killed",
-        "models/containment.py",
+        "models/limits.py",
         "        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)\n",
         "",
         UNTRUSTED,

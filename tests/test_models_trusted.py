@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from attacks.errors import UserError
-from models import containment, trusted
-from models.containment import Limits, run_in_child
+from models import containment, limits, trusted
+from models.containment import run_in_child
+from models.limits import Limits
 
 BUILD = """
     from torch import nn
@@ -122,10 +123,10 @@ def test_time_is_limited_and_nothing_survives(tmp_path):
 def test_nothing_is_loaded_outside_the_child(tmp_path, monkeypatch):
     marker = tmp_path / "marker"
     (tmp_path / "net.py").write_text(f"open({str(marker)!r}, 'w')")
-    assert not containment.in_child()
+    assert not limits.in_child()
     for token in (None, "1", str(os.getpid())):
         if token:
-            monkeypatch.setenv(containment.TOKEN, token)
+            monkeypatch.setenv(limits.TOKEN, token)
         with pytest.raises(UserError, match="only with --trust-code"):
             trusted.load_trusted(f"{tmp_path / 'net.py'}:build")
     assert not marker.exists()
@@ -134,9 +135,9 @@ def test_nothing_is_loaded_outside_the_child(tmp_path, monkeypatch):
 def test_a_grandchild_is_not_the_child(tmp_path):
     script = """
         import subprocess, sys
-        from models.containment import in_child
+        from models.limits import in_child
         assert in_child()
-        code = "import sys; from models.containment import in_child; sys.exit(9 if in_child() else 4)"
+        code = "import sys; from models.limits import in_child; sys.exit(9 if in_child() else 4)"
         raise SystemExit(subprocess.run([sys.executable, "-c", code]).returncode)
     """
     assert child(tmp_path, script) == 4

@@ -20,7 +20,7 @@ import pytest
 from attacks.errors import UserError
 from benchmark.cli import _run
 from leaderboard.records import read_cell
-from models import containment, weights
+from models import containment, limits, weights
 from tests.grid_worlds import rows_of, same_rows, save_convnet, save_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ SUBMIT = ("submit", "mine.safetensors", "--name", "mine", *MODEL, *OWN, *SCORED)
 NO_NETWORK = pytest.mark.skipif(not containment.network_off(), reason="no network namespaces here")
 SPY = """
 import json, os, resource, socket, sys
-if "ROBUSTDML_SPY" in os.environ and "models.containment" not in sys.orig_argv:
+if "ROBUSTDML_SPY" in os.environ and "models.limits" not in sys.orig_argv:
     seen = {"pid": os.getpid(), "words": sys.orig_argv, "environment": dict(os.environ)}
     seen["home"], seen["interfaces"] = os.path.expanduser("~"), [name for _, name in socket.if_nameindex()]
     kinds = {name: getattr(resource, f"RLIMIT_{name}") for name in ("DATA", "NOFILE", "FSIZE")}
@@ -121,10 +121,10 @@ def test_the_child_sees_no_secret_and_has_a_home_of_its_own(scored):
 
 def test_the_child_has_limits(scored):
     parent, child = scored
-    limits = containment.default_limits()
-    assert child["limits"]["NOFILE"] == min(limits.files, parent["limits"]["NOFILE"])
-    assert child["limits"]["FSIZE"] == limits.file_size
-    assert child["limits"]["DATA"] == (limits.memory or parent["limits"]["DATA"])
+    most = limits.default_limits()
+    assert child["limits"]["NOFILE"] == min(most.files, parent["limits"]["NOFILE"])
+    assert child["limits"]["FSIZE"] == most.file_size
+    assert child["limits"]["DATA"] == (most.memory or parent["limits"]["DATA"])
 
 
 @NO_NETWORK
@@ -143,7 +143,7 @@ def test_verify_reads_weights_contained(world, scored):
     _, child = seen(world)
     (world / "seen").unlink()
     assert code == 0 and out.count("scored again, all hold") == 1, err
-    assert "s3cret" not in child["environment"].values() and containment.TOKEN in child["environment"]
+    assert "s3cret" not in child["environment"].values() and limits.TOKEN in child["environment"]
 
 
 def bomb(path, numbers=1 << 36):
@@ -354,12 +354,12 @@ def test_starting_the_child_takes_no_torch(tmp_path):
 def test_a_limit_is_named_whatever_was_made_of_the_error(error, words):
     wrapped = UserError("net.pth: is damaged.")
     wrapped.__cause__ = error
-    assert words in containment.limit_reached(error) and words in containment.limit_reached(wrapped)
+    assert words in limits.limit_reached(error) and words in limits.limit_reached(wrapped)
 
 
 def test_other_errors_are_left_as_they_are():
     for error in (ValueError("3"), OSError(errno.ENOENT, "No such file"), UserError("x.")):
-        assert containment.limit_reached(error) == ""
+        assert limits.limit_reached(error) == ""
 
 
 def test_a_namespace_that_may_not_write_is_not_taken(monkeypatch, tmp_path):

@@ -28,7 +28,8 @@ def run_again(
     """
     from attacks.errors import UserError
     from benchmark.places import data_root
-    from models.containment import GIB, GOES_ON, default_limits, in_child, run_in_child
+    from models.containment import run_in_child
+    from models.limits import GIB, GOES_ON, default_limits, in_child
 
     if os.name != "posix" or in_child():
         return None
