@@ -576,9 +576,9 @@ def test_the_site_shows_who_and_when_and_no_markup(tmp_path):
     assert links == ["https://b.example/attack"] and "javascript:alert(1)" in model.text
     (lines,) = (t for t in model.tables if t[0][0] == "By")
     for cells, given_in in zip(lines[1:], new.contributions, strict=True):
-        assert cells[:2] == [given_in.by, "2026-11-21"] and cells[2] == given_in.attack
-        assert cells[5:7] == [f"{100 * given_in.before:.1f}", f"{100 * given_in.after:.1f}"]
-        assert cells[7:] == [str(n) for n in given_in.lowered]
+        points = [f"{100 * given_in.before:.1f}", f"{100 * given_in.after:.1f}"]
+        assert cells == [f"{given_in.by}, 2026-11-21", *points, *map(str, given_in.lowered)]
+        assert f"{given_in.by}, 2026-11-21: {given_in.attack}" in model.text
     assert "↓ lowered" in board.text and "Bob (2026-11-21)" in board.text
     exported = json.loads((tmp_path / "out" / "data" / "models" / "con-rob.json").read_text())
     assert exported[0]["contributions"][1]["by"] == "Bob"

@@ -18,13 +18,13 @@ from leaderboard.entries import collect
 from leaderboard.errors import UserError
 from leaderboard.ers import ErsRow
 from leaderboard.examples import ExampleSet, draw_all
-from leaderboard.page import LOWERED, SEEN, lead
+from leaderboard.page import SEEN, lead
 from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.reported import load_reported
 from leaderboard.site import data, documents, figures, model
 from leaderboard.site.assets import shared_files
 from leaderboard.site.pages import render
-from leaderboard.table import lowered_by, main_table, saw, to_csv, to_json
+from leaderboard.table import main_table, saw, to_csv, to_json
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "robustdml-site.json"
@@ -130,7 +130,7 @@ def _board(site: _Site, board: Board) -> None:
         "board.html",
         board=board,
         lead=lead(board),
-        more=[SEEN] * any(map(saw, board.rows)) + [LOWERED] * any(map(lowered_by, board.rows)),
+        seen=SEEN if any(map(saw, board.rows)) else "",
         heads=heads,
         lines=lines,
         choices=[(i, head.text, data.options(lines, i)) for i, head in enumerate(heads) if head.filtered],

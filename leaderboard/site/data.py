@@ -14,15 +14,15 @@ from leaderboard.board import Board, Row
 from leaderboard.entry import Entry
 from leaderboard.records import safe_name
 from leaderboard.results import tidy
-from leaderboard.table import BLANK, Column, columns, flags
+from leaderboard.table import BLANK, Column, columns, flags, lowered_by
 
 # Bounds and parts of other columns: they are in the CSV and JSON, and in the cells with brackets.
 _LEFT_OUT = (
     *("_low", "_high", "_is_bound", "gain_budget", "title", "status", "reason", "command", "model"),
     *("code_url", "contact"),
 )
-# What the sentence above the table, or the rank, says already.
-_HIDDEN = ("queries", "protocol", "status")
+# What the sentences around the table, or the rank, say already.
+_HIDDEN = ("queries", "protocol", "status", "lowered_by")
 # What a reader looks for comes first; the other budgets follow.
 _THEN = ("training", "status", "gain", "versus_prior", "curve_score")
 _FILTERED = ("Status", "Training", "Loss", "Architecture")
@@ -45,10 +45,15 @@ class Line:
     cells: list[Cell]
 
     @property
+    def credits(self) -> str:
+        """Who lowered the row when, from what to what."""
+        return lowered_by(self.row)
+
+    @property
     def badges(self) -> list[str]:
         """Words that go with the name."""
         words = ["prior robust baseline"] * self.row.entry.model.baseline
-        words += ["↓ lowered"] * bool(self.row.entry.contributions)
+        words += ["↓ lowered"] * bool(self.credits)
         return words + [f"⚑ {flags(self.row)}"] * bool(flags(self.row))
 
 
