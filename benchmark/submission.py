@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
+from benchmark.cards import renew_cards
 from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
 from benchmark.commands.show import console, duration, note, out, progress, show_plan, show_summary
@@ -296,6 +297,7 @@ def _finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
     from leaderboard.entries import collect, save_entry
     from leaderboard.terminal import row_text
 
+    renew_cards(plan)
     everything, ours = collect(results, note)
     for entry in ours:
         save_entry(results, entry)

@@ -8,7 +8,7 @@ from attacks.errors import UserError
 from benchmark.candidate import Candidate
 from leaderboard.entries import build_entry
 from leaderboard.published import lacking
-from leaderboard.records import Cell
+from leaderboard.records import Cell, scan
 from leaderboard.site.build import write_site
 from models import registry
 from models.cards import write_zoo
@@ -74,6 +74,27 @@ def test_flags_fill_them_and_are_named(robustdml, tmp_path):
     (tmp_path / "card.toml").write_text('name = "m"\narch = "convnet"\ndim = 16\n')
     told = robustdml("submit", "card.toml", "--dataset", "pictures", "--authors", "a\tb").told
     assert told.startswith("--authors: ") and "one line" in told
+
+
+def test_a_card_that_says_more_reaches_the_row_that_is_there(robustdml, tmp_path):
+    save_pictures(tmp_path / "pictures", side=32)
+    save_convnet(tmp_path / "mine.safetensors", channels=3)
+    own = ("submit", "mine.safetensors", "--name", "mine", *MODEL, "--dataset", "pictures", "--side", "32")
+    own += ("--norm", "linf", "--suite", "noise:steps=2", "--checks", "basic", "--shard-size", "12")
+    assert robustdml(*own).code == 0
+    before = scan(tmp_path / "results")
+    place = "entries/pictures/mine/linf.json"
+    assert json.loads((tmp_path / "results" / place).read_text())["model"]["authors"] == ""
+    done = robustdml(*own, "--authors", "Ada", "--title", "Mine")
+    assert done.code == 0 and "nothing to compute" in done.err and "Mine on pictures" in done.out
+    for folder in ("results", "results/submissions/mine"):
+        card = json.loads((tmp_path / folder / place).read_text())["model"]
+        assert (card["authors"], card["title"]) == ("Ada", "Mine")
+    assert robustdml("verify", "results/submissions/mine", "--side", "32").code == 0
+    for old, new in zip(before, scan(tmp_path / "results"), strict=True):
+        assert new.frame.equals(old.frame) and new.record.model.authors == "Ada"
+        same = {"model", "rows_sha256"}
+        assert new.record.model_dump(exclude=same) == old.record.model_dump(exclude=same)
 
 
 def site(tmp_path, **fields):
