@@ -208,9 +208,14 @@ class Standing:
 
 def hide_own(similarity: Tensor, marks: Marks) -> Tensor:
     """Similarities (rows, G) with -inf at each query's own id; a new tensor, differentiable."""
+    return similarity.scatter(1, *_without_own(similarity, marks))
+
+
+def _without_own(similarity: Tensor, marks: Marks) -> tuple[Tensor, Tensor]:
+    """Where each query's own item stands in its row and what belongs there, both (rows, 1)."""
     own = marks.own[:, None]
     hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))
-    return similarity.scatter(1, own, hidden)
+    return own, hidden
 
 
 def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,8 +224,7 @@ def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Ten
     In place, hence of vectors without gradient.
     """
     similarity = gallery.similarity(prepared)
-    own = marks.own[:, None]
-    similarity.scatter_(1, own, similarity.gather(1, own).masked_fill_(marks.inside[:, None], -torch.inf))
+    similarity.scatter_(1, *_without_own(similarity, marks))
     members = gallery.members[marks.group]
     matches = similarity.gather(1, members)
     return similarity.scatter_(1, members, -torch.inf), matches, members
