@@ -272,7 +272,7 @@ def load_vectors(results: Path, candidate: Candidate, task: RetrievalTask, devic
     Whatever does not match its digest, comes from another torch, or lacks an image of this task (as
     after a run on some queries of a task with a gallery of its own) is no loss: it is computed again.
     """
-    path = _vectors_path(results, candidate, task.digest, device)
+    path = vectors_path(results, candidate, task.digest, device)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -288,7 +288,7 @@ def load_vectors(results: Path, candidate: Candidate, task: RetrievalTask, devic
 
 def save_vectors(results: Path, candidate: Candidate, scorer: Scorer) -> None:
     """Keep embeddings for the next run, keyed by the contents of weights and images."""
-    path = _vectors_path(results, candidate, scorer.task.digest, scorer.device.type)
+    path = vectors_path(results, candidate, scorer.task.digest, scorer.device.type)
     vectors, positions = scorer.vectors.cpu().contiguous(), torch.from_numpy(scorer.positions)
     content = {"vectors": vectors, "positions": positions}
     write_atomic(path, safetensors.torch.save(content, _about_vectors(vectors, positions)))
@@ -299,7 +299,8 @@ def _about_vectors(vectors: Tensor, positions: Tensor) -> dict[str, str]:
     return {"sha256": total.hexdigest(), "torch": torch.__version__}
 
 
-def _vectors_path(results: Path, candidate: Candidate, dataset_digest: str, device: str) -> Path:
+def vectors_path(results: Path, candidate: Candidate, dataset_digest: str, device: str) -> Path:
+    """Where the embeddings of a model's weights on a dataset's images live."""
     return results / "embeddings" / f"{candidate.digest[:20]}-{dataset_digest[:20]}-{device}.safetensors"
 
 

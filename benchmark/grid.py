@@ -305,7 +305,7 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
     summary = Summary(failures=list(plan.failures))
     for pairing in plan.pairings:
         summary.records += [record for job in pairing.jobs for record in job.records]
-        if any(job.missing or job.unchecked or _lacks_pictures(plan.results, job) for job in pairing.jobs):
+        if any(job.missing or job.unchecked or lacks_pictures(plan.results, job) for job in pairing.jobs):
             try:
                 _run_pairing(pairing, plan.results, settings, tick, summary)
             except UserError as error:
@@ -315,6 +315,7 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
 
 def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick, summary: Summary) -> None:
     candidate, task = pairing.load(), pairing.task
+    require_same(pairing, candidate)
     device = settings.pick_device().type
     with frozen(candidate.module) as module:
         known = load_vectors(results, candidate, task, device)
@@ -332,11 +333,17 @@ def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick
             if job.unchecked:
                 tick(f"{pairing.name} {job.norm} trust checks", 0, 1)
                 add_checks(cell_path(results, job.records[0]), scorer, job.suite)
-            if (job.missing and not job.records[0].suite.alone) or _lacks_pictures(results, job):
+            if (job.missing and not job.records[0].suite.alone) or lacks_pictures(results, job):
                 write_pictures(results, scorer, job.records[0])
 
 
-def _lacks_pictures(results: Path, job: Job) -> bool:
+def require_same(pairing: Pairing, candidate: Candidate) -> None:
+    """Refuse weights that were exchanged since the plan: their ranks would be kept under the old digest."""
+    if any(job.records[0].model.digest != candidate.digest for job in pairing.jobs):
+        raise UserError("The weights have changed since the plan was made; run the same command again.")
+
+
+def lacks_pictures(results: Path, job: Job) -> bool:
     """Whether a run was stopped between the last shard of a cell and its pictures."""
     record = job.records[0]
     kept = not record.suite.alone and kept_path(results, record).parent.exists()

@@ -9,6 +9,7 @@ from attacks.catalogue import Suite, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.table import Table
 from benchmark import sources
+from benchmark.commands.place import here
 from benchmark.commands.refresh import refresh_rows
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.refresh import refresh_grids
@@ -48,9 +49,9 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
     score(tmp_path, ["glyphs-visualphishnet"], ["linf"])
     before = build_entries(scan(tmp_path))
     new = suites("fgsm", "pgd:steps=10")
-    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=True) == 0
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=True) == 0
     assert not (tmp_path / "refresh.csv").exists() and len(scan(tmp_path)) == 3, "a plan runs nothing"
-    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 0
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
     said = capsys.readouterr().out
     after = build_entries(scan(tmp_path))
     assert {entry.at for entry in after} == {entry.at for entry in before}, "nothing but the rows there were"
@@ -69,7 +70,7 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
                 assert line["low"] <= line["change"] <= line["high"]
         assert f"{model} on glyphs ({norm}): suite changed" in said
     assert table["newly_broken"].sum() > 10 and "points)" in said
-    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 0
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
     assert "already" in capsys.readouterr().out
 
 
@@ -79,7 +80,7 @@ def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suite
     new = suites("noise")
     known = {name: spec for name, spec in sources.MODELS.items() if name != "glyphs-natural"}
     monkeypatch.setattr(sources, "MODELS", known)
-    assert refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False) == 2
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 2
     assert "glyphs-natural" in capsys.readouterr().err
     digests = {entry.model.name: entry.suite.digest for entry in build_entries(scan(tmp_path))}
     assert digests["glyphs-visualphishnet"] == new.digest != digests["glyphs-natural"]
@@ -87,7 +88,7 @@ def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suite
 
 def test_there_must_be_something_to_refresh(tmp_path):
     with pytest.raises(UserError, match="holds no row"):
-        refresh_rows(tmp_path, None, 224, CPU, BASIC, plan_only=False)
+        refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False)
 
 
 def test_only_the_rows_there_were_are_planned_again(tmp_path, suites):

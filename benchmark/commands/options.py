@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,6 +49,29 @@ Eot = Annotated[
 ]
 ShardSize = Annotated[int, typer.Option(min=1, help="Queries per result file: what an interruption costs.")]
 
+clustered = partial(typer.Option, rich_help_panel="Cluster")
+Cluster = Annotated[
+    str | None,
+    clustered(help="Send the shards to Ray: local (this machine), auto (its cluster) or ray://HOST:PORT."),
+]
+Workers = Annotated[
+    int | None,
+    clustered(min=1, help="Tasks at a time, at most. Default: all that there is room for."),
+]
+WorkerCpus = Annotated[int | None, clustered(min=1, help="Cores and threads of a task. Default: 1.")]
+WorkerGpus = Annotated[
+    float | None,
+    clustered(min=0, help="GPUs of a task; 0.5 lets two share one. Default: 1 where the cluster has any."),
+]
+WorkerMemory = Annotated[
+    float | None,
+    clustered(min=0.1, help="GiB set aside for a task. Default: estimated from weights, images, embeddings."),
+]
+Patience = Annotated[
+    float | None,
+    clustered(min=0.01, help="Minutes without progress after which a task is begun again. Default: 60."),
+]
+
 contain = partial(typer.Option, rich_help_panel="Containment", show_envvar=True)
 Contained = Annotated[
     bool,
@@ -91,3 +114,12 @@ def checks_level(text: str | None) -> "ChecksLevel | None":
     if text not in known:
         raise UserError(unknown("level of checks", text, list(known)))
     return known[text]
+
+
+def needs(
+    cpus: int | None, gpus: float | None, memory: float | None, workers: int | None, patience: float | None
+) -> dict[str, Any]:
+    """What was said of the tasks of a cluster, by the names of `benchmark.cluster.Needs`."""
+    seconds = None if patience is None else 60 * patience
+    given = {"cpus": cpus, "gpus": gpus, "memory": memory, "workers": workers, "patience": seconds}
+    return {name: value for name, value in given.items() if value is not None}

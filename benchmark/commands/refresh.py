@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from attacks.errors import UserError
+from benchmark.commands.place import Place
 from benchmark.commands.show import console, note, out, progress, show_plan, show_summary
-from benchmark.grid import GridSpec, Plan, Summary, make_plan, run_plan
+from benchmark.grid import GridSpec, Plan, Summary, make_plan
 from benchmark.refresh import refresh_grids, stale_rows
 from benchmark.scoring import Settings
 from benchmark.sources import find_model, find_task
@@ -15,7 +16,7 @@ from leaderboard.refresh import moves, report, table
 
 
 def refresh_rows(
-    results: Path,
+    where: Place,
     root: Path | None,
     side: int,
     settings: Settings,
@@ -26,22 +27,23 @@ def refresh_rows(
 
     `how`: fields of the grid that change no number (shard_size, checks).
     """
+    results = where.results
     before = build_entries(scan(results, problem=note), note)
     if not before:
         raise UserError(f"{results} holds no row to refresh; score a model with run or submit first.")
     grids = refresh_grids(stale_rows(before, note), how)
     failures: list[str] = []
-    plans = [plan for grid in grids for plan in _plan(grid, results, root, side, settings, failures)]
+    how_to_plan = where.planning(settings)
+    plans = [plan for grid in grids for plan in _plan(grid, results, root, side, how_to_plan, failures)]
     for plan in plans:
         show_plan(plan)
     if plan_only:
         return show_summary(Summary(failures=failures + [f for plan in plans for f in plan.failures]))
     total = Summary(failures=failures)
-    with progress() as tick:
-        for plan in plans:
-            done = run_plan(plan, settings, tick)
-            total.written += done.written
-            total.failures += done.failures
+    for plan in plans:
+        done = where.run(plan, settings)
+        total.written += done.written
+        total.failures += done.failures
     code = show_summary(total)
     changes = moves(before, build_entries(scan(results, problem=note), note))
     out.print(report(changes), highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,67 @@
+"""Ray: there or not, started here or joined."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from attacks.errors import UserError
+
+LOCAL = "local"
+_REMEDY = 'install it with: pip install "robustdml[cluster]"'
+
+
+def require_ray(address: str) -> ModuleType:
+    """Import Ray; UserError where it is not installed, or where `address` is no place to run."""
+    if address not in (LOCAL, "auto") and not address.startswith("ray://"):
+        raise UserError(f"--cluster {address} names no cluster; give local, auto, or ray://HOST:PORT.")
+    # Asks no host for anything, and says no more on the terminal than we do.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"--cluster {address} needs Ray, which is not installed here; {_REMEDY}.") from error
+    return ray
+
+
+@contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[None]:
+    """A Ray session inside the block; one that is there already is used and left.
+
+    "local" starts Ray on this machine, with `cpus` cores (default: all), and ends it with all its
+    processes; "auto" joins the cluster that this machine is part of; "ray://HOST:PORT" one elsewhere.
+    UserError where none answers.
+    """
+    ray = require_ray(address)
+    if ray.is_initialized():
+        yield
+        return
+    started_here: dict[str, Any] = {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False}
+    options = started_here if address == LOCAL else {"address": address}
+    try:
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except ImportError as error:
+            raise UserError(f"--cluster {address} needs all of Ray's client; {_REMEDY}.") from error
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(_unreachable(address, error)) from error
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    said = " ".join(str(error).split()).rstrip(".")[:300]
+    if address == LOCAL:
+        return f"Ray does not start on this machine ({said}); see whether memory and /tmp have room."
+    here = ".".join(map(str, sys.version_info[:3]))
+    remedy = (
+        "start one with `ray start --head`, or use --cluster local"
+        if address == "auto"
+        else f"see that its head runs the same Ray and the same Python ({here}), and that the port is open"
+    )
+    return f"No Ray cluster answers at {address} ({said}); {remedy}."
