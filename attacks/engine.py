@@ -160,12 +160,23 @@ class Run:
 
     def claim(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor, rank: Tensor) -> None:
         """Hand over to the record what verified ranks improve, with sizes audited in float64."""
-        ranks = rank.cpu().numpy()
+        ranks = self._confirmed(rows, x, rank).cpu().numpy()
         better = np.flatnonzero(ranks > self.record.rank[0, rows])
         if len(better):
             some = torch.from_numpy(better).to(x.device)
             size = stage.budget.size(x[some], origin[some]).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], x[some])
+
+    def _confirmed(self, rows: np.ndarray, x: Tensor, rank: Tensor) -> Tensor:
+        """Ranks in which an embedding that was no number is one only if it is so again.
+
+        A pass may fail once for want of sound memory; then nothing was found out about the model.
+        """
+        lost = (rank > len(self.victim.gallery)).nonzero()[:, 0]
+        if not len(lost):
+            return rank
+        prepared = self.victim.gallery.prepare(self.victim.embed(x[lost]))
+        return rank.index_copy(0, lost, self.stand(rows[lost.cpu().numpy()], prepared).rank)
 
 
 def _part(ids: np.ndarray, share: float) -> np.ndarray:

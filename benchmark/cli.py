@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -88,7 +89,7 @@ def _sentence(error: Exception) -> str | None:
     """What to tell the user; None where the error is ours, which deserves its traceback."""
     from attacks.errors import UserError
     from leaderboard.errors import UserError as BoardError
-    from models.limits import limit_reached
+    from models.limits import GOES_ON, lacks_memory, limit_reached
 
     if _in_child() and (limit := limit_reached(error)):
         return limit
@@ -98,11 +99,26 @@ def _sentence(error: Exception) -> str | None:
     told = getattr(error, "format_message", None)
     if callable(told):
         return " ".join(str(told()).split())
+    if isinstance(error, OSError) and (remedy := _REMEDIES.get(error.errno or 0)):
+        # A file that was to take another's place is gone by now: its folder is meant.
+        file = str(error.filename or "")
+        where = f"{Path(file).parent if file.endswith('.tmp') else file}: " if file else ""
+        return f"{where}{error.strerror}; {remedy}. {GOES_ON}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}: finished shards are kept; make room and run the same command again."
+    if lacks_memory(error):
+        return f"Memory ran out; take a smaller --batch-size, or a machine with more memory. {GOES_ON}"
     return None
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable or name another folder"),
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EIO: "the disk fails, so check it or name another folder",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+"""What helps where the machine refuses, by the error's number."""
 
 
 def _in_child() -> bool:

@@ -68,8 +68,17 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, in the words of Python, the system or torch."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    said = str(error).lower()
-    return any(words in said for words in ("allocate memory", "out of memory", "bad_alloc", "failed to map"))
+    said = str(error).strip().lower()
+    return said.endswith(_ONEDNN) or any(words in said for words in _NO_MEMORY)
+
+
+# A thread that cannot be started has no room for its stack.
+_ONEDNN = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory object",
+)
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "failed to map", "start new thread")
 
 
 def or_more_memory() -> str:

@@ -245,7 +245,7 @@ def test_a_full_disk_says_how_to_go_on(own, monkeypatch):
     monkeypatch.setattr(benchmark.grid, "run_shard", full)
     done = own("submit", "mine.safetensors", "--name", "mine", *MODEL, *OWN)
     assert done.code == 2 and "Traceback" not in done.err
-    assert "No space left on device: finished shards are kept" in done.err
+    assert "No space left on device; make room. What is finished is kept" in done.err
 
 
 def test_an_error_of_ours_keeps_its_traceback(own, monkeypatch):

@@ -95,13 +95,20 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
 
 
-def decode(path: Path, transform: Callable[[Image.Image], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+def decode(
+    path: Path,
+    transform: Callable[[Image.Image], npt.NDArray[np.uint8]],
+    mark: bytes | None = None,
+) -> npt.NDArray[np.uint8]:
     """Read one file into (C, H, W) uint8, as `transform` makes it.
 
-    UserError names a file that is missing or damaged.
+    UserError names a file that is missing or damaged, or whose sha256 is no longer `mark`.
     """
+    content = _read(path)
+    if mark is not None and hashlib.sha256(content).digest() != mark:
+        raise UserError(f"The image {path} has changed while it was in use; run the same command again.")
     try:
-        with Image.open(io.BytesIO(_read(path))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > PIXELS:
                 raise UserError(
                     f"The image {path} has {image.width} x {image.height} pixels, more than the "
@@ -135,22 +142,26 @@ class FileImages:
         fits = int(np.prod(shape)) <= KEEP_BYTES
         self._kept = np.empty(shape, dtype=np.uint8) if fits else None
         self._known = np.zeros(len(self._paths), dtype=bool)
+        self._marks: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getstate__(self) -> dict[str, Any]:
         # What was decoded is not worth sending to another process.
-        return {"paths": self._paths, "transform": self._transform}
+        return {"paths": self._paths, "transform": self._transform, "marks": self._marks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["paths"], state["transform"])  # type: ignore[misc]
+        self._marks = state["marks"]
 
     def _bytes(self, index: int) -> npt.NDArray[np.uint8]:
+        # Results are keyed by what was hashed: other bytes may not take its place later on.
+        mark = self._marks.get(index)
         if self._kept is None:
-            return decode(self._paths[index], self._transform)
+            return decode(self._paths[index], self._transform, mark)
         if not self._known[index]:
-            self._kept[index] = decode(self._paths[index], self._transform)
+            self._kept[index] = decode(self._paths[index], self._transform, mark)
             self._known[index] = True
         return self._kept[index]
 
@@ -166,7 +177,9 @@ class FileImages:
 
     def fingerprint(self, index: int) -> bytes:
         """Return a sha256 over the file's bytes and the transform; nothing is decoded."""
-        return hashlib.sha256(repr(self._transform).encode() + _read(self._paths[index])).digest()
+        content = _read(self._paths[index])
+        self._marks[index] = hashlib.sha256(content).digest()
+        return hashlib.sha256(repr(self._transform).encode() + content).digest()
 
 
 def require(paths: Sequence[Path], source: str) -> None:
