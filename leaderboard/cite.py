@@ -12,7 +12,7 @@ _SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
     **{"|": r"\textbar{}", "\n": " ", "–": "--", "≥": r"$\ge$", "×": r"$\times$", "∞": r"$_\infty$"},
-    **{"⚑": r"$^\dagger$", "ε": r"$\varepsilon$", "±": r"$\pm$"},
+    **{"⚑": r"$^\dagger$", "◇": r"$^\diamond$", "ε": r"$\varepsilon$", "±": r"$\pm$"},
     **{"→": r"$\to$", "↓": r"$\downarrow$"},
 }
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")

@@ -108,6 +108,13 @@ class Entry(BaseModel):
         return *self.suite.attacks, *(breaker(n) for n in range(1, 1 + len(self.contributions)))
 
     @property
+    def kind(self) -> Literal["measured", "reproduced", "preliminary"]:
+        """Where its numbers come from: weights as handed in, a defence trained again, or no whole run."""
+        if self.status == "preliminary":
+            return "preliminary"
+        return "reproduced" if self.model.reproduced else "measured"
+
+    @property
     def all_kept(self) -> frozenset[str]:
         """The sha256 of every file of stored images, contributed ones included."""
         return frozenset(self.kept).union(*(given.kept for given in self.contributions))

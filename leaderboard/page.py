@@ -53,6 +53,12 @@ SEEN = (
 )
 
 
+REPRODUCED = (
+    "◇, reproduced: a paper's defence trained again with RobustDML, by the command on its card; not its "
+    "authors' weights. Other ranked rows are measured on weights as they were handed in."
+)
+
+
 LOWERED = (
     "↓, Lowered by: stronger perturbations that others handed in after the row was scored; R@k at the "
     "headline budget before and after."
@@ -70,6 +76,7 @@ def legend(board: Board) -> str:
         f"Vs prior: points of R@{board.ks[0]} at {board.headline} above the prior robust baseline ({name}).",
         "Curve: area under adversarial R@1 over log ε, in percent of the whole.",
         *(SEEN,) * any(map(saw, board.rows)),
+        *(REPRODUCED,) * any(row.entry.kind == "reproduced" for row in board.rows),
         *(LOWERED,) * any(map(lowered_by, board.rows)),
         f"Every column, with all k, bounds and digests: {board.name}.csv and {board.name}.json.",
     ]

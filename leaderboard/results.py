@@ -13,7 +13,7 @@ from leaderboard.statistics import Interval, radius
 def load_results(folder: str | Path) -> pd.DataFrame:
     """Read a results folder: one line per entry, metric, k and budget.
 
-    Columns: dataset, norm, model, title, training, status, reason, suite, suite_digest, protocol,
+    Columns: dataset, norm, model, title, training, status, kind, reason, suite, suite_digest, protocol,
     model_digest, dataset_digest, queries, excluded, lowered_by (who handed in stronger perturbations,
     with dates; "" for nobody); metric ("recall", "map_at_r", "r_precision",
     "curve_score"), k, budget (text; "clean"; "" for the curve score), eps (0.0 when clean), value,
@@ -36,6 +36,7 @@ _ABOUT: dict[str, Callable[[Entry], Any]] = {
     "title": lambda e: e.model.title or e.model.name,
     "training": lambda e: e.model.training,
     "status": lambda e: e.status,
+    "kind": lambda e: e.kind,
     "reason": lambda e: e.reason,
     "suite": lambda e: e.suite.name,
     "suite_digest": lambda e: e.suite.digest,

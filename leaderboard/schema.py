@@ -50,6 +50,11 @@ class ModelCard(BaseModel):
     command: str = ""
     train_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
+    @property
+    def reproduced(self) -> bool:
+        """Whether a defence was trained again by a recipe (`command`): not the weights of its authors."""
+        return bool(self.command) and self.training not in ("", "natural")
+
     def saw(self, dataset: str) -> str:
         """Whether anything it was trained on may have held the test classes of a data set."""
         said = self.saw_test_classes

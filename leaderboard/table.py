@@ -83,6 +83,7 @@ def _name(row: Row) -> str:
     entry = row.entry
     title = entry.model.title or entry.model.name
     marks = " (prior robust baseline)" if entry.model.baseline else ""
+    marks += " ◇" if entry.kind == "reproduced" else ""
     return title + marks + (" ⚑" if flags(row) else "") + (" ↓" if entry.contributions else "")
 
 
@@ -102,6 +103,7 @@ def _gain_text(row: Row) -> str:
 _WHO = (
     Column("rank", "Rank", lambda r: r.rank, shown=True),
     Column("status", "Status", lambda r: r.entry.status),
+    Column("kind", "Kind", lambda r: r.entry.kind, left=True),
     Column("reason", "Reason", lambda r: r.entry.reason),
     Column("model", "Model", lambda r: r.entry.model.name, left=True),
     Column("title", "Model", lambda r: r.entry.model.title, _name, shown=True, left=True),

@@ -89,7 +89,7 @@ def test_the_table_prints_the_numbers_of_the_json(built, pages):
         found = dict(zip(heads, cells, strict=True))
         assert found["Rank"] == str(row["rank"] or "prelim.") and row["title"] in found["Model"]
         assert found["R@1 at 8/255"].split()[0] == f"{row['r1_at_8/255']:.1f}"
-        assert found["Clean R@1"] == f"{row['clean_r1']:.1f}" and found["Status"] == row["status"]
+        assert found["Clean R@1"] == f"{row['clean_r1']:.1f}" and found["Kind"].endswith(row["kind"])
         for k in KS:
             for budget in BUDGETS["linf"]:
                 printed = found[f"R@{k} at {budget}"].split()[0]
@@ -168,6 +168,55 @@ def test_preliminary_and_reported_rows_are_apart(pages):
     assert "Rank" not in heads and "Source" in heads and len(lines) >= 3
     assert all("2102.07265" in line[-1] for line in lines)
     assert "not transcribed" in pages["reported.html"].text
+
+
+def test_every_row_says_what_kind_it_is(tmp_path):
+    whole, frame = cell("con-rob", classes=6, per_class=4)
+    for name, changes in {
+        "handed-in": {"training": "panum2021"},
+        "again": {"training": "panum2021", "command": "robustdml train --recipe panum2021"},
+        "plain": {"training": "natural", "command": "robustdml train --recipe natural"},
+    }.items():
+        card = whole.model.model_copy(update={"name": name, "title": name, "digest": name, **changes})
+        put(tmp_path / "results", whole.model_copy(update={"model": card}), frame)
+    write_site(tmp_path / "results", tmp_path / "out", pytest.fail)
+    page = Page(tmp_path / "out" / "boards" / "cub200-linf.html")
+    heads, *lines = page.tables[0]
+    said = {line[heads.index("Model")]: line[heads.index("Kind")] for line in lines}
+    assert said == {"again": "◇ reproduced", "handed-in": "● measured", "plain": "● measured"}
+    assert [a["class"] for tag, a in page.tags if tag == "tr" and "class" in a].count("reproduced") == 1
+    assert "◇ reproduced: a paper's defence" in page.text and "○ preliminary:" not in page.text
+    frame = load_results(tmp_path / "results")
+    assert set(frame[frame["model"] == "again"]["kind"]) == {"reproduced"}
+    assert "again ◇" in (tmp_path / "out" / "data" / "cub200-linf.md").read_text(encoding="utf-8")
+
+
+def test_figures_of_attacks_hold_the_numbers_of_the_json(built, pages):
+    folder, stem = built / "out" / "compare", "compare-cub200-linf-con-rob"
+    drawn = plots(pages[f"compare/{stem}.html"])
+    assert set(drawn) == {f"attacks-{name}" for name in ("curves", "matrix", "cost", "gain", "passes")}
+    lines = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+    first = {(x["attack"], x["budget"]): x for x in lines if x["k"] == 1}
+    for trace in drawn["attacks-curves"]["traces"]:
+        if "text" in trace:
+            name = "worst" if trace["legendgroup"] == "worst" else trace["meta"]
+            found = [100 * first[name, budget]["recall"] for budget in trace["customdata"]]
+            assert trace["y"] == pytest.approx(found, abs=1e-3) and len(found) == 1 + len(BUDGETS["linf"])
+    for trace in drawn["attacks-gain"]["traces"]:
+        found = [100 * first[trace["meta"], budget]["gain"] for budget in trace["x"]]
+        assert trace["y"] == pytest.approx(found, abs=1e-3)
+    for trace in drawn["attacks-cost"]["traces"]:
+        number, part = trace["customdata"][0].split(";")[0].split()
+        assert trace["x"][0] == pytest.approx(first[trace["meta"], "clean"][f"{part}_per_query"], abs=1e-3)
+        assert float(number) == pytest.approx(trace["x"][0], abs=0.06)
+    names = [trace["meta"] for trace in drawn["attacks-gain"]["traces"]]
+    pairs = json.loads((folder / f"{stem}-pairs.json").read_text(encoding="utf-8"))
+    (heat,) = drawn["attacks-matrix"]["traces"]
+    for pair in (p for p in pairs if p["k"] == 1 and p["budget"] == "8/255"):
+        a, b = names.index(pair["attack"]), names.index(pair["other"])
+        assert heat["z"][a][b] == pytest.approx(100 * pair["missed"], abs=1e-3)
+        assert f"{pair['attack']} breaks {100 * pair['breaks']:.1f} %" in heat["customdata"][a][b]
+    assert [heat["z"][i][i] for i in range(len(names))] == [None] * len(names)
 
 
 def test_ers_has_a_page_where_it_was_measured(tmp_path, monkeypatch):

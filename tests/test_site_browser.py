@@ -22,11 +22,12 @@ pytestmark = [
     ),
 ]
 BOARD, MODEL = "boards/cub200-linf.html", "models/con-rob.html"
+COMPARED = "compare/compare-cub200-linf-con-rob.html"
 KINDS = (
     "index.html",
     BOARD,
     MODEL,
-    "compare/compare-cub200-linf-con-rob.html",
+    COMPARED,
     "docs/protocol.html",
     "reported.html",
 )
@@ -172,6 +173,40 @@ def test_a_tooltip_shows_the_number_of_the_json(browse, site):
     text = driver.execute_script(script)
     low, high = (row[f"r1_at_8/255_{end}"] for end in ("low", "high"))
     assert row["title"] in text and f"8/255: {row['r1_at_8/255']:.1f} [{low:.1f}, {high:.1f}] %" in text
+
+
+def test_hovering_over_the_matrix_shows_the_numbers_of_the_json(browse, site):
+    driver = browse(COMPARED)
+    pairs = json.loads((site / COMPARED.replace(".html", "-pairs.json")).read_text(encoding="utf-8"))
+    script = """const p = document.getElementById("attacks-matrix");
+      Plotly.Fx.hover(p, {xval: 2, yval: 0}, "xy");
+      return [p.querySelector(".hoverlayer").textContent, p.data[0].y]"""
+    text, names = driver.execute_script(script)
+    row, column = (names[i].split(" ", 1)[1].replace("<br>", "") for i in (0, 2))
+    about = {"attack": row, "other": column, "k": 1, "budget": "8/255"}
+    (pair,) = [p for p in pairs if all(p[name] == value for name, value in about.items())]
+    assert f"{row} breaks {100 * pair['breaks']:.1f} % of all queries" in text
+    assert f"{column} misses {100 * pair['missed']:.1f} %" in text
+
+
+def test_attacks_are_toggled(browse):
+    driver = browse(COMPARED)
+    press(driver, "fieldset.toggles label", "fgsm")
+    group = driver.execute_script(
+        "return [...document.querySelectorAll('input[data-group]')].find(i => !i.checked).dataset.group"
+    )
+    until(lambda: not any(shown(driver, group)))
+    assert len(shown(driver, group)) >= 4 and all(shown(driver, "worst"))
+
+
+def test_the_page_is_there_before_its_figures(browse, site):
+    """The issue's budget: 1.5 s; the figures' library, of 5 MB, comes when the page can be read."""
+    driver = browse(BOARD)
+    timing = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+    for page in ("index.html", BOARD, MODEL, COMPARED):
+        assert min(browse(page).execute_script(timing) for _ in range(3)) < 1500, page
+        assert (site / page).stat().st_size < 1_500_000
+    assert driver.execute_script("return !!window.Plotly")
 
 
 def test_markup_of_a_card_is_shown_as_text_in_figures_too(browse):

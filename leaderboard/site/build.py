@@ -21,8 +21,9 @@ from leaderboard.examples import ExampleSet, draw_all
 from leaderboard.page import SEEN, lead
 from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.reported import load_reported
-from leaderboard.site import data, documents, figures, model
+from leaderboard.site import compare, data, documents, figures, model
 from leaderboard.site.assets import shared_files
+from leaderboard.site.marks import Figure
 from leaderboard.site.pages import render
 from leaderboard.table import main_table, saw, to_csv, to_json
 
@@ -37,6 +38,7 @@ class _Site:
     out: Path
     written: set[str] = field(default_factory=set)
     links: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    places: list[tuple[str, str]] = field(default_factory=list)
 
     def put(self, name: str, content: bytes) -> None:
         """Write one file, by its place in the site."""
@@ -46,7 +48,7 @@ class _Site:
     def page(self, name: str, template: str, **fields: Any) -> None:
         """Write one page."""
         root = "../" * (len(PurePosixPath(name).parts) - 1)
-        self.put(name, render(template, root, **fields))
+        self.put(name, render(template, root, places=self.places, **fields))
 
     def note(self, files: Sequence[Path]) -> list[str]:
         """Take over files that another writer put into the folder; returns their places."""
@@ -75,6 +77,7 @@ def write_site(
             f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml submit` first"
         )
     earlier, site = _earlier(out), _Site(out)
+    site.places = _places(bool(compared), bool(documents.documents()))
     for name, content in shared_files().items():
         site.put(f"static/{name}", content)
     made = boards(entries)
@@ -86,9 +89,20 @@ def write_site(
     _ers(site, scored)
     _documents(site)
     summaries = [(board, f"boards/{safe_name(board.name)}.html", data.table(board)[1]) for board in made]
-    site.page("index.html", "index.html", boards=summaries, links=site.links, lead=lead)
+    texts = {page for page, _ in site.links["Read on"]}
+    site.page("index.html", "index.html", boards=summaries, links=site.links, documents=texts)
     _finish(site, earlier)
     return out / "index.html"
+
+
+def _places(compared: bool, documented: bool) -> list[tuple[str, str]]:
+    """What the head of every page leads to."""
+    return [
+        ("index.html#boards", "Boards"),
+        *([("index.html#attacks-compared", "Attacks compared")] if compared else []),
+        ("reported.html", "Reported"),
+        *([("index.html#read-on", "Documents")] if documented else []),
+    ]
 
 
 def _earlier(out: Path) -> set[str]:
@@ -166,7 +180,7 @@ def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...
         )
 
 
-def _drawn(part: model.Part) -> tuple[list[figures.Series], figures.Figure]:
+def _drawn(part: model.Part) -> tuple[list[figures.Series], Figure]:
     """The curve of a row beside those of its sibling and of the prior baseline."""
     board, sibling = part.board, part.entry.model.sibling
     beside = [row for row in board.rows if row.entry.model.name == sibling]
@@ -190,11 +204,19 @@ def _examples(
 def _comparison(site: _Site, found: Comparison) -> None:
     names = site.note(write_files(found, site.out / "compare"))
     stem = PurePosixPath(names[0]).stem
-    pictures = [name for name in names if name.endswith(".svg")]
     page, about = f"compare/{stem}.html", f"{found.title} on {found.record.dataset.name}"
-    text = documents.html(to_markdown(found))
-    files = [name for name in names if name.endswith((".csv", ".json"))]
-    site.page(page, "text.html", title=f"Attacks on {about}", text=text, pictures=pictures, files=files)
+    head, rest, tables = documents.html(to_markdown(found)).partition("<h2>")
+    marks = compare.marks(found)
+    site.page(
+        page,
+        "compare.html",
+        title=f"Attacks on {about}",
+        head=head,
+        tables=rest + tables,
+        marks=marks,
+        drawings=compare.drawings(found, marks),
+        files=[name for name in names if name.endswith((".csv", ".json", ".svg"))],
+    )
     norm = NORM_NAMES.get(found.record.norm, found.record.norm)
     site.links["Attacks compared"].append((page, f"{about}, {norm}"))
 
@@ -206,7 +228,7 @@ def _ers(site: _Site, scored: Sequence[ErsRow]) -> None:
         text = documents.html(ers_table.page(scored, published))
         site.put("data/ers.csv", ers_table.to_csv(scored, published).encode())
         files, title = ["data/ers.csv"], "ERS: threats of the RobRank family"
-        site.page("ers.html", "text.html", title=title, text=text, pictures=[], files=files)
+        site.page("ers.html", "text.html", title=title, text=text, files=files)
         site.links["Other threats"].append(("ers.html", title))
     site.page(
         "reported.html",
@@ -224,5 +246,5 @@ def _documents(site: _Site) -> None:
     for name, text in texts.items():
         made = documents.html(text, frozenset(texts), trusted=True)
         title = documents.title(text, name)
-        site.page(f"docs/{name}.html", "text.html", title=title, text=made, pictures=[], files=[])
+        site.page(f"docs/{name}.html", "text.html", title=title, text=made, files=[])
         site.links["Read on"].append((f"docs/{name}.html", title))

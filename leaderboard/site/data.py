@@ -21,11 +21,13 @@ _LEFT_OUT = (
     *("_low", "_high", "_is_bound", "gain_budget", "title", "status", "reason", "command", "model"),
     *("code_url", "contact"),
 )
+KINDS = {"measured": "● measured", "reproduced": "◇ reproduced", "preliminary": "○ preliminary"}
+"""What a row is, with the sign that goes with it everywhere."""
 # What the sentences around the table, or the rank, say already.
-_HIDDEN = ("queries", "protocol", "status", "lowered_by")
+_HIDDEN = ("queries", "protocol", "lowered_by")
 # What a reader looks for comes first; the other budgets follow.
-_THEN = ("training", "status", "gain", "versus_prior", "curve_score")
-_FILTERED = ("Status", "Training", "Loss", "Architecture")
+_THEN = ("kind", "training", "gain", "versus_prior", "curve_score")
+_FILTERED = ("Kind", "Training", "Loss", "Architecture")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Line:
     row: Row
     page: str
     cells: list[Cell]
+
+    @property
+    def sign(self) -> str:
+        """The sign of its kind."""
+        return KINDS[self.row.entry.kind].split()[0]
 
     @property
     def credits(self) -> str:
@@ -74,11 +81,11 @@ def page_name(entry: Entry) -> str:
 
 def table(board: Board) -> tuple[list[Head], list[Line]]:
     """Lay out the table after rank and model: heads and lines, ranked rows first."""
-    kept = [c for c in columns(board) if c.name != "rank" and not c.name.endswith(_LEFT_OUT)]
-    status = Column("status", "Status", lambda row: row.entry.status, shown=True, left=True)
+    kept = [c for c in columns(board) if c.name not in ("rank", "kind") and not c.name.endswith(_LEFT_OUT)]
+    kind = Column("kind", "Kind", lambda row: KINDS[row.entry.kind], shown=True, left=True)
     key = [f"clean_r{board.ks[0]}", f"r{board.ks[0]}_at_{board.headline}"]
     order = [*key, *_THEN]
-    kept = sorted([status, *kept], key=lambda c: order.index(c.name) if c.name in order else len(order))
+    kept = sorted([kind, *kept], key=lambda c: order.index(c.name) if c.name in order else len(order))
     heads = [Head(c.head, c.shown and c.name not in _HIDDEN, _is_text(c), c.head in _FILTERED) for c in kept]
     found = [_column(c, board.rows) for c in kept]
     lines = [Line(row, page_name(row.entry), cells) for row, *cells in zip(board.rows, *found, strict=True)]

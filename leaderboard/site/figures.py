@@ -1,7 +1,4 @@
-"""Interactive figures as plain Plotly descriptions; colours are names that the page's script looks up.
-
-Plotly reads markup in labels, so every text from a card is escaped before it gets here.
-"""
+"""Interactive figures of a board, as plain Plotly descriptions: curves, clean against robust, gain."""
 
 import math
 from collections import Counter
@@ -11,35 +8,29 @@ from html import escape
 from typing import Any
 
 from leaderboard.board import Board, Row
-from leaderboard.figures import MOST, title_of
-from leaderboard.statistics import Gain, Interval, gain, radius
+from leaderboard.figures import MOST
+from leaderboard.site.marks import (
+    Figure,
+    Mark,
+    Trace,
+    curve,
+    mark,
+    percent,
+    places,
+    recall_axes,
+    reference,
+    wrapped,
+)
+from leaderboard.statistics import Gain, Interval, gain
 from leaderboard.table import with_interval
-
-Trace = dict[str, Any]
-Figure = dict[str, Any]
-
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
-_SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖")
-_PRIOR_SYMBOL, _PRIOR_SIGN = "diamond-tall", "♦"
 
 
 @dataclass(frozen=True)
 class Series:
-    """A row as it is drawn in every figure of a page. `shown`: before the reader chooses."""
+    """A row, and its mark in every figure of a page."""
 
-    group: str
     row: Row
-    label: str
-    colour: str
-    symbol: str
-    sign: str
-    dash: str
-    shown: bool
-
-    @property
-    def is_prior(self) -> bool:
-        """Whether it is the prior robust baseline, which is always shown."""
-        return self.group == "prior"
+    mark: Mark
 
 
 def series_of(rows: Sequence[Row], prior: Row | None) -> list[Series]:
@@ -49,101 +40,35 @@ def series_of(rows: Sequence[Row], prior: Row | None) -> list[Series]:
     labels = {id(row): _label(row) for row in rows}
     # Rows of one title and training are told apart by their names.
     labels |= {id(r): f"{_label(r)} [{r.entry.model.name}]" for r in rows if taken[_label(r)] > 1}
-    drawn = [_series(i, row, labels[id(row)]) for i, row in enumerate(others)]
-    if prior is None:
-        return drawn
-    mark = ("var(--prior)", _PRIOR_SYMBOL, _PRIOR_SIGN, "dash")
-    return [*drawn, Series("prior", prior, labels[id(prior)], *mark, shown=True)]
-
-
-def _series(i: int, row: Row, label: str) -> Series:
-    # When colours come again, signs and dashes are other ones.
-    again, at = divmod(i, len(_SYMBOLS))
-    sign = (at + again) % len(_SYMBOLS)
-    dash = ("solid", "dot", "dashdot", "longdash")[again % 4]
-    colour = f"var(--c{at})"
-    return Series(f"r{i}", row, label, colour, _SYMBOLS[sign], _SIGNS[sign], dash, i < MOST - 1)
+    drawn = [Series(row, mark(i, labels[id(row)], i < MOST - 1)) for i, row in enumerate(others)]
+    return drawn if prior is None else [*drawn, Series(prior, reference("prior", labels[id(prior)]))]
 
 
 def _label(row: Row) -> str:
-    training = row.entry.model.training
-    label = title_of(row) + (f", {training}" if training else "")
-    label = label if len(label) <= 60 else f"{label[:59]}…"
+    model = row.entry.model
+    title = _short(model.title or model.name, 44) + (" (prior)" if model.baseline else "")
+    label = title + (f", {_short(model.training, 24)}" if model.training else "")
     return label if row.rank is not None else f"{label} (preliminary)"
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 4)
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def curves(board: Board, drawn: Iterable[Series]) -> Figure:
     """Recall at the smallest k against budget on a log axis, clean apart at its left, with bands."""
-    places, k = _places(board.budgets), board.ks[0]
-    at = list(places.values())
-    traces = [trace for each in drawn for trace in _curve(each, places, k)]
+    at, k = places(board.budgets), board.ks[0]
+    layout = recall_axes(at, board.norm_name, board.headline, f"worst-case recall@{k} (%)")
     return {
-        "traces": traces,
-        "layout": {
-            "xaxis": {
-                "title": {"text": f"{board.norm_name} budget ε (log scale)"},
-                "tickvals": at,
-                "ticktext": list(places),
-                "range": [at[0] - 0.2, at[-1] + 0.2],
-                "showgrid": False,
-            },
-            "yaxis": {"title": {"text": f"worst-case recall@{k} (%)"}, "range": [-2, 102]},
-            "shapes": [
-                {
-                    "type": "line",
-                    "x0": places[board.headline],
-                    "x1": places[board.headline],
-                    **{"y0": 0, "y1": 1, "yref": "paper", "layer": "below"},
-                    "line": {"color": "var(--line)", "width": 2},
-                }
-            ],
-            "annotations": [
-                {
-                    **{"x": places[board.headline], "y": 1, "yref": "paper", "yanchor": "bottom"},
-                    **{"text": "headline", "showarrow": False},
-                }
-            ],
-        },
+        "traces": [trace for each in drawn for trace in curve(each.mark, at, _shares(each.row, k))],
+        "layout": layout,
     }
 
 
-def _places(budgets: Sequence[str]) -> dict[str, float]:
-    logs = [math.log(radius(text)) for text in budgets]
-    apart = max(0.2 * (logs[-1] - logs[0]), 0.5)
-    return {name: round(x, 5) for name, x in zip(("clean", *budgets), (logs[0] - apart, *logs), strict=True)}
-
-
-def _curve(one: Series, places: dict[str, float], k: int) -> list[Trace]:
-    entry = one.row.entry
-    budgets = ("clean", *entry.budgets)
-    shares = entry.recall.get(k, ())
-    x = [places[budget] for budget in budgets]
-    low, high = ([_percent(getattr(share, end)) for share in shares] for end in ("low", "high"))
-    about = {"legendgroup": one.group, "visible": one.shown, "type": "scatter"}
-    band = {
-        **about,
-        "x": x[1:] + x[:0:-1],
-        "y": high[1:] + low[:0:-1],
-        "fill": "toself",
-        "fillcolor": f"{one.colour}2b",
-        "line": {"width": 0},
-        **{"mode": "lines", "hoverinfo": "skip"},
-    }
-    line = {
-        **about,
-        **{"x": x, "y": [_percent(share.value) for share in shares], "mode": "lines+markers"},
-        "line": {"color": one.colour, "dash": one.dash},
-        "marker": {"color": one.colour, "symbol": one.symbol, "size": 9},
-        "meta": escape(one.label),
-        "customdata": budgets,
-        "text": [with_interval(share) for share in shares],
-        "hovertemplate": "%{meta}<br>%{customdata}: %{text} %<extra></extra>",
-    }
-    return [band, line]
+def _shares(row: Row, k: int) -> dict[str, Interval]:
+    """Recall@k of a row, clean and at each of its budgets; nothing where that k was not measured."""
+    found = row.entry.recall.get(k)
+    return dict(zip(("clean", *row.entry.budgets), found, strict=True)) if found else {}
 
 
 def scatter(board: Board, drawn: Iterable[Series]) -> Figure:
@@ -171,15 +96,15 @@ def _point(one: Series, clean: Interval, robust: Interval, board: Board) -> Trac
             "symmetric": False,
             "array": [round(100 * (share.high - share.value), 4)],
             "arrayminus": [round(100 * (share.value - share.low), 4)],
-            **{"thickness": 1, "width": 3, "color": one.colour},
+            **{"thickness": 1, "width": 3, "color": one.mark.colour},
         }
 
     return {
-        **{"type": "scatter", "mode": "markers", "legendgroup": one.group, "visible": one.shown},
-        **{"x": [_percent(clean.value)], "y": [_percent(robust.value)], "cliponaxis": False},
+        **{**one.mark.about, "type": "scatter", "mode": "markers"},
+        **{"x": [percent(clean.value)], "y": [percent(robust.value)], "cliponaxis": False},
         **{"error_x": bars(clean), "error_y": bars(robust)},
-        "marker": {"color": one.colour, "symbol": one.symbol, "size": 12},
-        "meta": escape(one.label),
+        "marker": {"color": one.mark.colour, "symbol": one.mark.symbol, "size": 12},
+        "meta": escape(one.mark.label),
         "customdata": [[with_interval(clean), with_interval(robust)]],
         "hovertemplate": "%{meta}<br>clean: %{customdata[0]} %<br>at "
         + board.headline
@@ -222,11 +147,11 @@ def _ticks(largest: float) -> list[float]:
 
 def _bar(one: Series, found: Gain) -> Trace:
     return {
-        **{"type": "bar", "orientation": "h", "legendgroup": one.group, "visible": one.shown},
-        **{"x": [round(found.value, 4)], "y": [_wrapped(one.label)]},
-        "marker": {"color": one.colour},
+        **{**one.mark.about, "type": "bar", "orientation": "h"},
+        **{"x": [round(found.value, 4)], "y": [wrapped(one.mark.label)]},
+        "marker": {"color": one.mark.colour},
         "text": [f"{found} at {one.row.gain_at}"],
-        **{"textposition": "auto", "insidetextanchor": "end", "meta": escape(one.label)},
+        **{"textposition": "auto", "insidetextanchor": "end", "meta": escape(one.mark.label)},
         "hovertemplate": "%{meta}<br>%{text}<extra></extra>",
     }
 
@@ -241,15 +166,10 @@ def _prior_mark(board: Board, one: Series) -> Trace | None:
         return None
     ratio = gain(theirs.value, natural.value, sibling.entry.classes)
     return {
-        **{"type": "scatter", "mode": "markers", "legendgroup": one.group, "visible": one.shown},
-        **{"x": [round(ratio.value, 4)], "y": [_wrapped(one.label)]},
+        **{**one.mark.about, "type": "scatter", "mode": "markers"},
+        **{"x": [round(ratio.value, 4)], "y": [wrapped(one.mark.label)]},
         "marker": {"symbol": "line-ns-open", "size": 26, "line": {"width": 3}, "color": "var(--ink)"},
-        "meta": escape(title_of(prior)),
+        "meta": escape(_label(prior)),
         "text": [f"{ratio} at {one.row.gain_at}"],
         "hovertemplate": "%{meta}, over the same sibling<br>%{text}<extra></extra>",
     }
-
-
-def _wrapped(label: str) -> str:
-    """Escape a label and break it at commas, so that bars keep room on a phone."""
-    return escape(label).replace(", ", ",<br>")

@@ -31,6 +31,10 @@ _CARD = {
     "contact": "Contact",
     "licence": "Licence",
     "command": "Made by",
+    "input": "Input",
+    "validation": "Validation, on held-out classes",
+    "data_digest": "Training data digest",
+    "notes": "Notes",
 }
 
 

@@ -2,6 +2,7 @@
 "use strict";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const { plotly } = document.currentScript.dataset;
 let printing = false;
 
 // Figures name colours as var(--name); the style sheet says which they are, by scheme.
@@ -29,15 +30,27 @@ function layout(own, narrow) {
 const figures = [...document.querySelectorAll("script[data-plot]")].map((source) => ({
   place: document.getElementById(source.dataset.plot),
   content: JSON.parse(source.textContent),
+  drawn: false,
 }));
 
-function draw() {
-  for (const { place, content } of figures) {
-    const narrow = place.clientWidth < 560;
-    const settings = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
-      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
-    Plotly.react(place, coloured(content.traces), layout(content.layout, narrow), settings);
-  }
+function draw(figure) {
+  const { place, content } = figure, narrow = place.clientWidth < 560;
+  const settings = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+  Plotly.react(place, coloured(content.traces), layout(content.layout, narrow), settings);
+  figure.drawn = true;
+}
+
+function redraw() {
+  for (const figure of figures) if (figure.drawn) draw(figure);
+}
+
+// One figure after the other, so that the page answers in between.
+function drawNext() {
+  const next = figures.find(({ drawn }) => !drawn);
+  if (!next) return;
+  draw(next);
+  setTimeout(drawNext);
 }
 
 function toggle(group, shown) {
@@ -49,9 +62,15 @@ function toggle(group, shown) {
 
 if (figures.length) {
   for (const fieldset of document.querySelectorAll("fieldset.toggles"))
-    fieldset.addEventListener("change", ({ target }) => { toggle(target.dataset.group, target.checked); draw(); });
+    fieldset.addEventListener("change", ({ target }) => { toggle(target.dataset.group, target.checked); redraw(); });
   for (const box of document.querySelectorAll("input[data-group]")) toggle(box.dataset.group, box.defaultChecked);
-  draw();
+  // The library is large: the page is there, and can be read, before it.
+  addEventListener("load", () => setTimeout(() => {
+    const script = document.createElement("script");
+    script.src = plotly;
+    script.addEventListener("load", drawNext);
+    document.head.append(script);
+  }));
 }
 
 // What is printed is drawn for paper.
@@ -61,7 +80,7 @@ for (const [event, state] of [["beforeprint", true], ["afterprint", false]])
 function scheme() {
   document.documentElement.classList.toggle("dark", dark.matches && !printing);
   document.documentElement.classList.toggle("printing", printing);
-  draw();
+  redraw();
 }
 dark.addEventListener("change", scheme);
 document.documentElement.classList.toggle("dark", dark.matches);
