@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from leaderboard.errors import UserError
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-"""Beside the packages in a checkout; an installation without it has a site without these pages."""
+_PACKED = Path(__file__).parent / "docs"
+DOCS = _PACKED if _PACKED.is_dir() else Path(__file__).resolve().parents[2] / "docs"
+"""The pages: beside the packages in a checkout, packed by `setup.py` in an installation."""
 
 
 def html(text: str, pages: frozenset[str] = frozenset(), trusted: bool = False) -> Markup:
