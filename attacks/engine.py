@@ -87,7 +87,7 @@ class Run:
         for restart in range(attack.restarts):
             seed = noise.key(self.seed, attack.name, restart)
             for stage in stages(self.record, attack, number, seed):
-                rows = every[stage.aims(every, np.zeros_like(every)) > 0]
+                rows = every[stage.aims(every, np.zeros_like(every), self.record.clean[every]) > 0]
                 shown[rows] = True
                 self.tick.begin(len(rows))
                 self._stage(stage, rows)
@@ -98,7 +98,10 @@ class Run:
         if not isinstance(search, Search):
             run_whole(self, stage, search, rows)
             return
-        waiting: Waiting = deque((row, 0) for row in rows.tolist())
+        clean = self.record.clean[rows]
+        waiting: Waiting = deque(
+            (row, 0, own) for row, own in zip(rows.tolist(), clean.tolist(), strict=True)
+        )
         count = max(1, min(self.workers, len(rows) // SMALLEST_BATCH))
         size = min(self.batch, -(-max(1, len(rows)) // count))
         pools = [Pool(self, stage, search, waiting, size) for _ in range(count)]
@@ -147,11 +150,16 @@ class Run:
         with self._lock:
             self.tick(rows)
 
-    def check(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor) -> None:
-        """Embed perturbed images (n, C, H, W) in float32 by the plain model and claim what they break."""
+    def check(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor) -> np.ndarray:
+        """Embed perturbed images (n, C, H, W) in float32 by the plain model and claim what they break.
+
+        Returns their ranks (n,).
+        """
         prepared = self.victim.gallery.prepare(self.victim.embed(x))
         np.add.at(self.record.passes, rows, 1)
-        self.claim(stage, rows, x, origin, self.stand(rows, prepared).rank)
+        rank = self.stand(rows, prepared).rank
+        self.claim(stage, rows, x, origin, rank)
+        return rank.cpu().numpy()
 
     def stand(self, rows: np.ndarray, prepared: Tensor) -> Standing:
         """How perturbed rows stand; ties and leads within tau are not counted for the adversary."""

@@ -15,8 +15,8 @@ from attacks.stages import Stage
 if TYPE_CHECKING:
     from attacks.engine import Run
 
-Waiting = deque[tuple[int, int]]
-"""Queries that wait for a place: (row, the largest k it was tried on already)."""
+Waiting = deque[tuple[int, int, int]]
+"""Queries that wait for a place: (row, the largest k it was tried on already, the rank it reached)."""
 
 
 @dataclass
@@ -25,6 +25,7 @@ class _Final:
 
     row: int
     tried: int
+    own: int
     x: Tensor
     origin: Tensor
 
@@ -39,7 +40,7 @@ class Pool:
         self.surrogate = run.surrogate_of(stage.attack)
         self.rows = np.empty(0, np.int64)
         self.aim = np.empty(0, np.int64)
-        self.tried = np.empty(0, np.int64)
+        self.tried, self.own = np.empty(0, np.int64), np.empty(0, np.int64)
         self.t, self.pace = np.empty(0, np.int64), np.empty(0, np.int64)
         self.state: State | None = None
         self.radii = torch.tensor([0.0, *(b.eps for b in run.record.budgets)], device=run.victim.device)
@@ -58,7 +59,7 @@ class Pool:
 
     def _fill(self) -> None:
         """Take queries into the places of those that left."""
-        new: list[tuple[int, int]] = []
+        new: list[tuple[int, int, int]] = []
         while len(self.rows) + len(new) < self.size:
             try:
                 new.append(self.waiting.popleft())
@@ -66,14 +67,15 @@ class Pool:
                 break
         if not new:
             return
-        rows, tried = (np.array(column, np.int64) for column in zip(*new, strict=True))
+        rows, tried, own = (np.array(column, np.int64) for column in zip(*new, strict=True))
         x = self.of.load(rows)
         ids = self.of.queries.ids[rows].tolist()
         fresh = self.search.start(x, self.stage.budget, ids, self.stage.seed)
         self.state = fresh if self.state is None else join(self.state, fresh)
         self.rows = np.concatenate([self.rows, rows])
         self.tried = np.concatenate([self.tried, tried])
-        self.aim = np.concatenate([self.aim, self.stage.aims(rows, tried)])
+        self.own = np.concatenate([self.own, own])
+        self.aim = np.concatenate([self.aim, self.stage.aims(rows, tried, own)])
         self.t = np.concatenate([self.t, np.zeros(len(rows), np.int64)])
         self.pace = np.concatenate([self.pace, np.ones(len(rows), np.int64)])
 
@@ -90,6 +92,8 @@ class Pool:
         standing = self.of.stand(rows, prepared.detach())
         if not self.last:
             self._claim(rows, state, standing.rank)
+            reached = standing.rank.cpu().numpy().reshape(-1, probes).max(1)
+            self.own = np.maximum(self.own, reached)
         changed = self._move_aims()
         aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
         at = self._tensor(rows)
@@ -127,7 +131,7 @@ class Pool:
 
     def _move_aims(self) -> np.ndarray:
         """Let each row aim at what is left for it; returns the rows whose running bests mean nothing now."""
-        before, self.aim = self.aim, self.stage.aims(self.rows, self.tried)
+        before, self.aim = self.aim, self.stage.aims(self.rows, self.tried, self.own)
         changed = (before != self.aim) & (self.aim > 0) & self.objective.aimed
         self.t[changed] = 0
         self.pace[changed] = self.search.pace
@@ -150,18 +154,17 @@ class Pool:
         if self.last:
             done |= spent
         elif spent.any():
-            done |= spent & (self.stage.aims(self.rows, self.tried) == 0)
+            done |= spent & (self.stage.aims(self.rows, self.tried, self.own) == 0)
         if not done.any():
             return
         for i in np.flatnonzero(done & spent):
-            self.final.append(
-                _Final(int(self.rows[i]), int(self.tried[i]), self.state.x[i], self.state.origin[i])
-            )
+            row, tried, own = int(self.rows[i]), int(self.tried[i]), int(self.own[i])
+            self.final.append(_Final(row, tried, own, self.state.x[i], self.state.origin[i]))
         self.of.through(int((done & ~spent).sum()))
         stay = ~done
         self.state = keep(self.state, self._tensor(stay))
-        self.rows, self.aim, self.tried, self.t, self.pace = (
-            values[stay] for values in (self.rows, self.aim, self.tried, self.t, self.pace)
+        self.rows, self.aim, self.tried, self.own, self.t, self.pace = (
+            values[stay] for values in (self.rows, self.aim, self.tried, self.own, self.t, self.pace)
         )
 
     def _goal(self) -> Tensor:
@@ -178,9 +181,14 @@ class Pool:
         rows = np.array([one.row for one in final])
         x = torch.cat([one.x for one in final])
         origin = torch.stack([one.origin for one in final]).repeat_interleave(probes, 0)
-        self.of.check(self.stage, np.repeat(rows, probes), x, origin)
-        aims = self.stage.aims(rows, np.array([one.tried for one in final]))
+        reached = self.of.check(self.stage, np.repeat(rows, probes), x, origin).reshape(-1, probes).max(1)
+        tried, own = (
+            np.array(column) for column in zip(*((one.tried, one.own) for one in final), strict=True)
+        )
+        own = np.maximum(own, reached)
+        aims = self.stage.aims(rows, tried, own)
         again = self.objective.aimed and not self.last
-        back = [(one.row, one.tried) for one, aim in zip(final, aims, strict=True) if again and aim]
+        whole = zip(rows.tolist(), tried.tolist(), own.tolist(), strict=True)
+        back = [one for one, aim in zip(whole, aims, strict=True) if again and aim]
         self.waiting.extend(back)
         self.of.through(len(final) - len(back))

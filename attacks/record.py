@@ -67,10 +67,13 @@ class Record:
 
         0 where there is none. What holds in a larger ball is not tried in a smaller one.
         """
-        ks = np.array([*self.ks, 0])
-        aim = ks[np.searchsorted(self.ks, self.rank[budget, rows])]
+        aim = self.smallest(self.rank[budget, rows])
         beyond = self.rank[budget + 1, rows] if budget + 1 < len(self.budgets) else self.top
         return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)
+
+    def smallest(self, rank: np.ndarray) -> np.ndarray:
+        """The smallest k that holds at these ranks, 0 where none does: like `rank`."""
+        return np.array([*self.ks, 0])[np.searchsorted(self.ks, rank)]
 
     def first_broken(self, k: int) -> np.ndarray:
         """The index of the smallest budget at which recall@k is broken, B where none is: (Q,)."""

@@ -128,6 +128,13 @@ MUTATIONS = (
         "tests/test_checks.py",
     ),
     Mutation(
+        "in a suite a cold attack begins at the k that is left",
+        "attacks/stages.py",
+        "np.minimum(own, record.rank[index, rows])",
+        "record.rank[index, rows]",
+        ENGINE,
+    ),
+    Mutation(
         "ties count for the model",
         "attacks/retrieval.py",
         "gallery.exact(vectors[rows], items) >= best[rows.to(best.device)]",

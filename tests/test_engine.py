@@ -217,6 +217,21 @@ def test_attacks_aim_at_every_k() -> None:
         assert (record.rank[0] > 1).sum() >= (only_first.rank[0] > 1).sum() - 1
 
 
+@pytest.mark.parametrize("name", ["pgd:steps=8", "apgd:steps=8"])
+def test_an_attack_finds_in_a_suite_what_it_finds_alone(name: str) -> None:
+    """Another one has broken the small ks already: who starts at a large k misses what the way there finds."""
+    world, eps = noisy_world(classes=16), ["0.02", "0.05", "0.1"]
+    alone = world.run(find_attack(name), "linf", eps)
+    with frozen(world.model):
+        suite = world.open("linf", eps)
+        suite.attack(find_attack("fmn:steps=4"), 0)
+        small = (suite.record.rank > 1) & (suite.record.rank <= 4)
+        assert small.sum() > 5, "nothing is left to climb to"
+        suite.attack(find_attack(name), 1)
+    for k in world.ks:
+        assert not ((alone.rank > k) & (suite.record.rank <= k)).any()
+
+
 def test_restarts_only_add() -> None:
     world = noisy_world()
     once = world.run(find_attack("pgd:steps=3"), "linf", ["0.05", "0.1"])
