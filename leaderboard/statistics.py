@@ -158,9 +158,11 @@ def curve_score(shares: Sequence[float], budgets: Sequence[str]) -> float:
 
 def ranks(rows: Resampled) -> list[int]:
     """Rank rows: 1 + the rows that are better by more than the 95 % paired interval."""
-    n = len(rows.value)
-    better = [[i != j and rows.difference(j, i).low > 0 for j in range(n)] for i in range(n)]
-    return [1 + sum(row) for row in better]
+    if rows.classes == 1:  # one class says nothing about the spread between classes
+        return [1] * len(rows.value)
+    # The lower ends of `difference` of all others at once; a row is never better than itself.
+    lows = (np.quantile(rows.samples - mine, (1 - LEVEL) / 2, axis=1) for mine in rows.samples)
+    return [1 + int((low > 0).sum()) for low in lows]
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -307,6 +307,14 @@ def test_a_module_becomes_a_script():
         assets.plain_script("export{a};export{b}")
 
 
+def test_columns_that_are_not_shown_are_hidden_from_the_start(pages):
+    page = pages["boards/cub200-linf.html"]
+    off = [i for i, (tag, a) in enumerate(x for x in page.tags if x[0] == "th") if "data-visible" in a]
+    style = re.search(r"<style>(.*?)</style>", page.path.read_text(encoding="utf-8"), re.DOTALL)[1]
+    runs = re.findall(r":nth-child\(n\+(\d+)\):nth-child\(-n\+(\d+)\)", style)
+    assert [n - 1 for a, b in runs for n in range(int(a), int(b) + 1)] == off and len(off) > 20
+
+
 def test_words_of_cards():
     assert words({"a": None, "b": [1, True], "c": {"d": "e"}}) == "b: 1, yes; c: d: e"
 

@@ -170,3 +170,12 @@ def test_holm_equals_its_definition(p):
     for place, i in enumerate(order):
         terms = [(len(p) - j) * p[order[j]] for j in range(place + 1)]
         assert adjusted[i] == min(1, max(terms))
+
+
+def test_ranks_are_those_of_the_paired_differences():
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(9), 7)
+    rows = s.resample(rng.random((12, 63)) < np.linspace(0.1, 0.9, 12)[:, None], labels)
+    better = [[rows.difference(j, i).low > 0 for j in range(12)] for i in range(12)]
+    assert s.ranks(rows) == [1 + sum(row) for row in better] and len(set(s.ranks(rows))) > 3
+    assert s.ranks(s.resample(rng.random((3, 5)), np.zeros(5, int))) == [1, 1, 1]

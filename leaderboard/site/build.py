@@ -147,6 +147,7 @@ def _board(site: _Site, board: Board) -> None:
         seen=SEEN if any(map(saw, board.rows)) else "",
         heads=heads,
         lines=lines,
+        hidden=data.hidden(heads),
         choices=[(i, head.text, data.options(lines, i)) for i, head in enumerate(heads) if head.filtered],
         series=drawn,
         curves=figures.curves(board, drawn),

@@ -128,6 +128,14 @@ def _number(value: Any) -> str:
     return str(value).removeprefix("≥ ")
 
 
+def hidden(heads: Sequence[Head]) -> list[tuple[int, int]]:
+    """Runs of columns not shown at first: numbers of first and last, rank and model being 1 and 2."""
+    found: list[tuple[int, int]] = []
+    for at in (i for i, head in enumerate(heads, 3) if not head.shown):
+        found[-1:] = [(found[-1][0], at)] if found and found[-1][1] == at - 1 else [*found[-1:], (at, at)]
+    return found
+
+
 def options(lines: Sequence[Line], column: int) -> list[str]:
     """List the different values of a column, for choosing among them."""
     return sorted({line.cells[column].text for line in lines} - {BLANK})

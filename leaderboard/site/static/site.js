@@ -86,7 +86,8 @@ dark.addEventListener("change", scheme);
 document.documentElement.classList.toggle("dark", dark.matches);
 
 const board = document.getElementById("board");
-if (board) {
+// A long table can be read before it can be sorted.
+if (board) addEventListener("load", () => setTimeout(() => {
   const Table = DataTables.jQuery.fn.dataTable;
   const table = new Table(board, {
     order: [], autoWidth: false, paging: board.tBodies[0].rows.length > 50, pageLength: 50,
@@ -104,4 +105,4 @@ if (board) {
     chooser.addEventListener("change", () => {
       table.column(Number(chooser.dataset.filter)).search(chooser.value ? (text) => text === chooser.value : "").draw();
     });
-}
+}));
