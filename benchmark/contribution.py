@@ -58,10 +58,10 @@ def read_attack(folder: Path) -> AttackCard:
         card = AttackCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); docs/submit.md shows one.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML ({error}).") from error
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML ({error}).") from error
     there = {file.name for file in folder.glob("*.safetensors")}
     for name in sorted(there ^ set(card.files)):
         said = "has no budget under files" if name in there else "is listed under files and not there"

@@ -75,8 +75,6 @@ def read_grid(path: Path) -> GridSpec:
         return GridSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"Cannot read the grid {path}: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:
         # A misspelt field is missing under its right name, too: the misspelling says more.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -84,6 +82,9 @@ def read_grid(path: Path) -> GridSpec:
         if first["type"] == "extra_forbidden":
             raise UserError(f"{path}: {unknown('field', name, list(GridSpec.model_fields))}") from error
         raise UserError(f"{path}: {name}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from error
+    # Not TOMLDecodeError alone: digits and brackets by the thousand are too much for Python itself.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
 
 
 @dataclass

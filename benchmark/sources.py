@@ -1,11 +1,8 @@
 """Where models and tasks come from when they are named on the command line."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from attacks.errors import UserError
 from attacks.table import unknown
@@ -70,7 +67,7 @@ def read_submitted(path: Path) -> ModelSpec:
     """A model that was submitted before."""
     try:
         return ModelSpec.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a submitted model's record; submit the checkpoint again.") from error
 
 

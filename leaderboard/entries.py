@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from leaderboard.columns import read_columns
 from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
 from leaderboard.lowering import carry_over
 from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
@@ -36,6 +37,10 @@ PUBLISHED = Path(__file__).parent
 """Laid out as a results folder that holds `entries/` alone: the rows that the repository publishes."""
 
 _log = logging.getLogger(__name__)
+_DAMAGE = (
+    *(pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError),
+    *(OverflowError, MemoryError, RecursionError),
+)
 
 
 def build_entries(cells: Iterable[Cell], problem: Callable[[str], None] = _log.warning) -> list[Entry]:
@@ -115,11 +120,10 @@ def load_entry(path: Path) -> Entry:
     try:
         fields = json.loads(path.read_bytes())
         content = pa.BufferReader(path.with_suffix(".parquet").read_bytes())
-        table = pq.ParquetFile(content, page_checksum_verification=True).read()
-        broken = pd.DataFrame({name: table[name].to_numpy() for name in table.column_names})
+        broken = pd.DataFrame(read_columns(pq.ParquetFile(content, page_checksum_verification=True)))
         entry = Entry(**fields, broken=broken)
         _check_table(entry)
-    except (pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError) as error:
+    except _DAMAGE as error:
         reason = str(error).strip().split("\n")[0]
         raise BrokenRecord(
             f"{path}: not a whole entry ({reason}); delete it and make the leaderboard again"

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from leaderboard.columns import read_columns
 from leaderboard.errors import UserError
 from leaderboard.schema import Check, Record, Shard, Work
 
@@ -38,7 +39,7 @@ class BrokenRecord(UserError):  # noqa: N818 - the name says what is wrong with 
 
 _DAMAGE = (
     *(pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError),
-    *(OverflowError, MemoryError),
+    *(OverflowError, MemoryError, RecursionError),
 )
 
 
@@ -101,8 +102,7 @@ class Kind(Generic[R]):
         record = self.record.model_validate(fields)
         if key != record.key:
             raise ValueError(f"its key {key} does not follow from its contents")
-        table = file.read()
-        rows = {name: table[name].to_numpy() for name in table.column_names}
+        rows = read_columns(file)
         if rows_sha256(rows) != record.rows_sha256:
             raise ValueError("its rows do not match their digest")
         return record, rows

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from leaderboard import lowering
+from leaderboard.columns import read_columns
 from leaderboard.contributions import columns
 from leaderboard.entries import entry_path, entry_text
 from leaderboard.entry import DIGITS, NEVER, Entry, cost, shares, table_sha256
@@ -100,8 +101,7 @@ def _build(path: Path, fields: dict[str, Any]) -> Entry:
         file = pq.ParquetFile(pa.BufferReader(table.read_bytes()), page_checksum_verification=True)
         if file.metadata.num_rows > MOST_ROWS:
             raise ValueError(f"more than {MOST_ROWS:,} rows")
-        columns = file.read()
-        broken = pd.DataFrame({name: columns[name].to_numpy() for name in columns.column_names})
+        broken = pd.DataFrame(read_columns(file))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise UserError(f"{table}: not a whole table ({str(error).splitlines()[0]}); {AGAIN}") from error
     try:

@@ -223,7 +223,8 @@ def read_toml(path: Path) -> list[ModelSpec]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Not TOMLDecodeError alone: digits and brackets by the thousand are too much for Python itself.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error}).") from error
     data.pop("made", None)
     entries = data["model"] if set(data) == {"model"} else [data]

@@ -40,8 +40,9 @@ def unpack(archive: Path, folder: Path, most: int) -> None:
     try:
         _unpack(archive, folder, most)
     except DAMAGE as error:
+        said = " ".join(str(error).split())
         raise UserError(
-            f"The archive {archive} is damaged or cannot be unpacked ({error}); "
+            f"The archive {archive} is damaged or cannot be unpacked ({said}); "
             "delete it and download it again."
         ) from error
 

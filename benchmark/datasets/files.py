@@ -23,6 +23,12 @@ from benchmark.images import THREADS
 PIXELS = 64_000_000
 """A larger image is refused before it is decoded: a small file can hide one that fills the memory."""
 
+FILE_BYTES = 512_000_000
+"""A larger file is no picture of PIXELS, and is not read."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What a file may be, whatever its name says: Pillow hands some others to programs (EPS to Ghostscript)."""
+
 KEEP_BYTES = 2_000_000_000
 """Decoded images are kept, a byte a value, while the whole set needs no more than this."""
 
@@ -108,7 +114,7 @@ def decode(
     if mark is not None and hashlib.sha256(content).digest() != mark:
         raise UserError(f"The image {path} has changed while it was in use; run the same command again.")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXELS:
                 raise UserError(
                     f"The image {path} has {image.width} x {image.height} pixels, more than the "
@@ -124,6 +130,8 @@ def decode(
 
 def _read(path: Path) -> bytes:
     try:
+        if path.stat().st_size > FILE_BYTES:
+            raise UserError(f"The image {path} takes more than {FILE_BYTES:,} bytes; take it out.")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"The image {path} is missing; put it back or take it out of the list.") from error
