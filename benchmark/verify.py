@@ -49,6 +49,17 @@ def load_candidate(folder: Path, checkpoint: Path | None) -> Candidate:
     return Candidate.of_model(registry.load(spec, checkpoint))
 
 
+def stored_side(folder: Path, entries: list[Entry], default: int = 224) -> int:
+    """The side in pixels of the images that are stored for some rows; `default` where none can be read."""
+    for file in (path for entry in entries for path in sorted((folder / "kept" / entry.key).glob("*"))):
+        try:
+            with safetensors.safe_open(file, "pt") as stored:
+                return int(stored.get_slice("x").get_shape()[-1])
+        except (OSError, safetensors.SafetensorError, IndexError):
+            continue  # what is wrong with it is said where it is scored
+    return default
+
+
 def rescore_rows(
     folder: Path,
     entries: list[Entry],

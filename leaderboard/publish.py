@@ -1,7 +1,7 @@
 """Write everything a results folder can show: tables, figures, examples, comparisons, an index."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leaderboard import figures
@@ -15,12 +15,14 @@ from leaderboard.compare_table import (
     write_files,
 )
 from leaderboard.entries import collect, save_entry
+from leaderboard.entry import Entry
 from leaderboard.errors import UserError
 from leaderboard.ers_table import write_table
 from leaderboard.examples import draw_all
 from leaderboard.page import lead, page
 from leaderboard.records import safe_name, scan, write_atomic
 from leaderboard.reported import load_reported
+from leaderboard.results import tidy, to_parquet
 from leaderboard.table import main_table, to_csv, to_json
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def write(
     if made:
         write_atomic(out / "references.bib", to_bibtex(made).encode())
         files.append(out / "references.bib")
+        files += _write_numbers([row.entry for board in made for row in board.rows], out, index)
     for found in compared:
         files += _write_comparison(found, out, index)
     files += scored
@@ -83,6 +86,15 @@ def _write_board(board: Board, out: Path, index: list[str]) -> list[Path]:
     index += [f"## {board.dataset}, {board.norm_name}\n", lead(board), main_table(board)]
     index += [links, *pictures]
     return [*files, *(path for paths in drawn for path in paths)]
+
+
+def _write_numbers(entries: Sequence[Entry], out: Path, index: list[str]) -> list[Path]:
+    """Every number of every board with its interval, one a line: what `load_results` gives."""
+    frame = tidy(entries)
+    write_atomic(out / "numbers.csv", frame.to_csv(index=False, lineterminator="\n").encode())
+    write_atomic(out / "numbers.parquet", to_parquet(frame))
+    index += ["Every number of these boards: [CSV](numbers.csv) · [Parquet](numbers.parquet)\n"]
+    return [out / "numbers.csv", out / "numbers.parquet"]
 
 
 def _write_comparison(found: Comparison, out: Path, index: list[str]) -> list[Path]:

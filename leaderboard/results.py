@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from leaderboard.entries import Entry, collect
 from leaderboard.statistics import Interval, radius
@@ -20,6 +22,13 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     low, high (fractions of 1 with a 95 % interval; the curve score in percent).
     """
     return tidy(collect(Path(folder))[0])
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """The bytes of a Parquet file; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def tidy(entries: Sequence[Entry]) -> pd.DataFrame:

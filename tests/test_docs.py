@@ -1,5 +1,6 @@
 """What the documents show must be true: their code runs, their links resolve."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.budget import budgets
+from tests.board_fixtures import cell, put
 from tests.worlds import noisy_world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,15 @@ def test_links_to_files_resolve(page: Path) -> None:
 def test_the_readme_code_runs() -> None:
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README", "exec"), {"__name__": "readme"})
+
+
+def test_the_readme_reads_results_in_three_lines(tmp_path, monkeypatch) -> None:
+    (code,) = blocks(ROOT / "README.md", "pycon")
+    assert len(re.findall("^>>> ", code, re.MULTILINE)) == 3
+    put(tmp_path / "results", *cell("con-rob", classes=4, per_class=3))
+    monkeypatch.chdir(tmp_path)
+    test = doctest.DocTestParser().get_doctest(code, {}, "README", "README.md", 0)
+    assert doctest.DocTestRunner(verbose=False).run(test) == (0, 3)
 
 
 def test_no_document_names_a_machine() -> None:

@@ -50,7 +50,7 @@ def test_what_submit_made_holds(there, tmp_path):
     folder = tmp_path / FOLDER
     names = {p.relative_to(folder).parts[0] for p in folder.rglob("*")}
     assert names == {SUMS, "model.json", "entries", "kept"}
-    said = there("verify", FOLDER, "--side", "32")
+    said = there("verify", FOLDER)  # the side is that of the stored images
     assert said.code == 0, said.err
     assert "2 rows: every digest and number holds." in said.out
     counts = re.findall(r"mine (?:linf|l2): (\d+) stored queries scored again, all hold", said.out)

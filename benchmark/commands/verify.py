@@ -22,7 +22,9 @@ def verify(
         str, Option(help="The images, where a row's data set is a folder or CSV of one's own.")
     ] = "",
     data_root: options.DataRoot = None,
-    side: options.Side = 224,
+    side: Annotated[
+        int | None, Option(min=16, help="Side of the images of your own data set. Default: of those stored.")
+    ] = None,
     numbers_only: Annotated[
         bool, Option("--numbers-only", help="Check digests and numbers; score no stored query again.")
     ] = False,
@@ -59,7 +61,7 @@ def verify(
     )
     if numbers_only:
         return 0
-    from benchmark.verify import load_candidate, rescore_rows
+    from benchmark.verify import load_candidate, rescore_rows, stored_side
 
     candidate = load_candidate(folder, checkpoint)
     for name in dict.fromkeys(entry.dataset.name for entry in entries):
@@ -68,7 +70,7 @@ def verify(
 
         rows = [entry for entry in entries if entry.dataset.name == name]
         with progress() as tick:
-            task = find_task(dataset or name, data_root, side, tick)
+            task = find_task(dataset or name, data_root, side or stored_side(folder, rows), tick)
             settings = options.settings(device, batch_size, False, False, False)
             said = rescore_rows(folder, rows, candidate, task, settings, tick)
         for line in said:

@@ -154,6 +154,7 @@ def _board(site: _Site, board: Board) -> None:
         scatter=figures.scatter(board, drawn),
         gains=figures.gains(board, drawn),
         reported=reported,
+        threats=sum(r.dataset == board.dataset for r in ers_table.load_published()),
         norms=NORM_NAMES,
         files=sorted(files),
     )
@@ -238,6 +239,7 @@ def _ers(site: _Site, scored: Sequence[ErsRow]) -> None:
         norms=NORM_NAMES,
         ers=documents.html(ers_table.reported_table(published)),
         suspect=ers_table.SUSPECT,
+        smaller=ers_table.SMALLER,
         explained="protocol" in documents.documents(),
     )
 

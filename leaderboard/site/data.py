@@ -6,14 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from leaderboard.board import Board, Row
 from leaderboard.entry import Entry
 from leaderboard.records import safe_name
-from leaderboard.results import tidy
+from leaderboard.results import tidy, to_parquet
 from leaderboard.table import BLANK, Column, columns, flags, lowered_by
 
 # Bounds and parts of other columns: they are in the CSV and JSON, and in the cells with brackets.
@@ -150,11 +146,5 @@ def exports(stem: str, entries: Iterable[Entry]) -> dict[str, bytes]:
     return {
         f"{stem}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
         f"{stem}.json": f"{text}\n".encode(),
-        f"{stem}.parquet": _parquet(frame),
+        f"{stem}.parquet": to_parquet(frame),
     }
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
