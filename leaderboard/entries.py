@@ -38,7 +38,7 @@ PUBLISHED = Path(__file__).parent
 
 _log = logging.getLogger(__name__)
 _DAMAGE = (
-    *(pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError),
+    *(pa.ArrowException, ValidationError, OSError, ValueError, LookupError, TypeError),
     *(OverflowError, MemoryError, RecursionError),
 )
 

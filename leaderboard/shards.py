@@ -38,7 +38,7 @@ class BrokenRecord(UserError):  # noqa: N818 - the name says what is wrong with 
 
 
 _DAMAGE = (
-    *(pa.ArrowException, ValidationError, OSError, ValueError, KeyError, TypeError),
+    *(pa.ArrowException, ValidationError, OSError, ValueError, LookupError, TypeError),
     *(OverflowError, MemoryError, RecursionError),
 )
 

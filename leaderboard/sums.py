@@ -94,10 +94,11 @@ def check_sums(folder: Path) -> None:
     listed = dict(_lines(path, content))
     found = _files(folder)
     for name in sorted({*listed, *found}):
-        if (folder / name).is_symlink():
-            raise UserError(f"{folder / name} is a link; put the file itself there")
+        # First: the disk need not be able to look for what a hostile list names.
         if name not in found:
             raise UserError(f"{path} lists {name}, which is not there; hand the folder in as it was made")
+        if (folder / name).is_symlink():
+            raise UserError(f"{folder / name} is a link; put the file itself there")
         if name not in listed:
             raise UserError(f"{folder / name} is not listed in {path}; take it out")
         if _digest((folder / name).read_bytes()) != listed[name]:

@@ -1,5 +1,6 @@
 """Hostile files by the thousand: whole ones damaged, and ones that are hostile by design."""
 
+import copy
 import json
 import pickle
 import random
@@ -99,7 +100,7 @@ HOSTILE: list[Any] = [
 
 def deep(rng: random.Random) -> Any:
     """Something that is nested without end, as far as a reader can tell."""
-    value: Any = rng.choice(HOSTILE)
+    value: Any = copy.deepcopy(rng.choice(HOSTILE))
     for _ in range(rng.choice((5, 100, 900))):
         value = [value] if rng.random() < 0.5 else {"a": value}
     return value
@@ -114,7 +115,7 @@ def changed(rng: random.Random, tree: Any) -> Any:
             return rng.choice((rng.choice(HOSTILE), deep(rng)))
         act = rng.random()
         if act < 0.6:
-            owner[key] = rng.choice(HOSTILE)
+            owner[key] = copy.deepcopy(rng.choice(HOSTILE))
         elif act < 0.7:
             owner[key] = deep(rng)
         elif act < 0.85:
@@ -122,7 +123,7 @@ def changed(rng: random.Random, tree: Any) -> Any:
         elif isinstance(owner, dict):
             owner[rng.choice(("", "x", "__class__", "\0", "k1", "model"))] = owner.pop(key)
         else:
-            owner.append(owner[key])
+            owner.append(copy.deepcopy(owner[key]))
     return tree
 
 

@@ -451,7 +451,7 @@ def check(target: Target, place: Path, seed: int) -> bool:
             target.read(path)
         except (UserError, BoardError) as error:
             said = str(error)
-            assert "\n" not in said and len(said) < 2000, said
+            assert said.isprintable() and len(said) <= 1000, said
             return False
     return True
 

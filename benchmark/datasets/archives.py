@@ -25,6 +25,7 @@ DAMAGE = (
     NotImplementedError,
     ValueError,
     UnicodeError,
+    IndexError,  # zipfile's answer to a member without a name
 )
 
 Member = tuple[str, bool, AbstractContextManager[IO[bytes]] | None]
@@ -103,6 +104,8 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
     """Split a member's name, refusing every name that could point out of the folder on any system."""
     windows = PureWindowsPath(name)
+    if not name:
+        raise _refusal(archive, name, "has no name")
     if "\\" in name or "\0" in name or windows.drive or windows.root or PurePosixPath(name).is_absolute():
         raise _refusal(archive, name, "has an absolute or foreign name")
     if ".." in PurePosixPath(name).parts:
