@@ -98,7 +98,9 @@ def _board(entries: Sequence[Entry]) -> Board:
     ranked = [entry for entry in entries if entry.status == "ranked"]
     place = dict(zip((e.at for e in ranked), rank_entries(ranked), strict=True))
     head = (ranked or sorted(entries, key=_quality))[0]
-    rows = [_row(entry, entries, place.get(entry.at)) for entry in entries]
+    names = {entry.model.name: entry for entry in entries}
+    priors = [entry for entry in entries if entry.model.baseline]
+    rows = [_row(entry, names, priors, place.get(entry.at)) for entry in entries]
     rows.sort(key=lambda row: (row.rank is None, row.rank or 0, _quality(row.entry)))
     budgets = sorted({b for entry in entries for b in entry.budgets}, key=radius)
     return Board(
@@ -132,11 +134,10 @@ def rank_entries(entries: Sequence[Entry]) -> list[int]:
     return ranks(resample(hits, entries[0].broken["label"].to_numpy()))
 
 
-def _row(entry: Entry, entries: Sequence[Entry], rank: int | None) -> Row:
-    names = {e.model.name: e for e in entries}
+def _row(entry: Entry, names: dict[str, Entry], priors: Sequence[Entry], rank: int | None) -> Row:
     sibling = names.get(entry.model.sibling or "")
-    priors = [e for e in entries if e.model.baseline and e is not entry and same_queries(e, entry)]
-    prior = min(priors, key=_quality) if priors else None
+    others = [prior for prior in priors if prior is not entry and same_queries(prior, entry)]
+    prior = min(others, key=_quality) if others else None
     gains, at = gains_over(entry, sibling) if sibling else ({}, None)
     return Row(entry, rank, gains, at, versus(entry, prior) if prior else None)
 

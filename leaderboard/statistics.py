@@ -86,7 +86,8 @@ def resample(values: NDArray[np.generic], labels: NDArray[np.int64]) -> Resample
         raise UserError("There is no query with a match, so nothing can be averaged.")
     _, position = np.unique(labels, return_inverse=True)
     sizes = np.bincount(position).astype(float)
-    sums = np.stack([np.bincount(position, weights=row) for row in values.astype(float)])
+    # Row by row: hits of 2,000 models on SOP take 120 MB as they are, and eight times that as floats.
+    sums = np.stack([np.bincount(position, weights=row.astype(float)) for row in values])
     counts = class_counts(len(sizes))
     samples = np.empty((len(sums), RESAMPLES))
     for start in range(0, RESAMPLES, _BLOCK):
@@ -160,9 +161,23 @@ def ranks(rows: Resampled) -> list[int]:
     """Rank rows: 1 + the rows that are better by more than the 95 % paired interval."""
     if rows.classes == 1:  # one class says nothing about the spread between classes
         return [1] * len(rows.value)
-    # The lower ends of `difference` of all others at once; a row is never better than itself.
-    lows = (np.quantile(rows.samples - mine, (1 - LEVEL) / 2, axis=1) for mine in rows.samples)
-    return [1 + int((low > 0).sum()) for low in lows]
+    least, most = rows.samples.min(1), rows.samples.max(1)
+    return [1 + _better(rows.samples, mine, least, most) for mine in rows.samples]
+
+
+def _better(samples: Floats, mine: Floats, least: Floats, most: Floats) -> int:
+    """How many rows of `samples` (V, RESAMPLES) are better than `mine`, whose own row is not.
+
+    The lower end of a difference is positive if fewer resamples than it stands behind are not, so that
+    counting tells without sorting; rows that overlap nowhere need not even be counted.
+    """
+    ahead = least > mine.max()
+    unsure = np.flatnonzero(~ahead & (most > mine.min()))
+    place = (samples.shape[1] - 1) * (1 - LEVEL) / 2
+    behind = (samples[unsure] <= mine).sum(1)
+    close = unsure[(behind > place) & (behind <= place + 1)]
+    lows = np.quantile(samples[close] - mine, (1 - LEVEL) / 2, axis=1) if len(close) else np.empty(0)
+    return int(ahead.sum() + (behind <= place).sum() + (lows > 0).sum())
 
 
 def holm(p: Sequence[float]) -> list[float]:
