@@ -67,6 +67,13 @@ def test_it_goes_among_the_published_rows(there, tmp_path):
     assert "mine: preliminary" in there("verify", "entries").out
 
 
+def test_images_that_are_elsewhere_are_asked_for(there, tmp_path):
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    told = there("verify", FOLDER).told
+    assert "'pictures'" in told and "--dataset" in told and "--numbers-only" in told
+    assert there("verify", FOLDER, "--dataset", "moved").code == 0
+
+
 def test_weights_that_are_elsewhere_are_asked_for(there, tmp_path):
     shutil.move(tmp_path / FOLDER, tmp_path / "received")
     (tmp_path / "received").rename(tmp_path / "handed")

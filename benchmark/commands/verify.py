@@ -69,6 +69,7 @@ def verify(
         from benchmark.sources import find_task
 
         rows = [entry for entry in entries if entry.dataset.name == name]
+        _ask_for_images(folder, dataset or name)
         with progress() as tick:
             task = find_task(dataset or name, data_root, side or stored_side(folder, rows), tick)
             settings = options.settings(device, batch_size, False, False, False)
@@ -76,3 +77,15 @@ def verify(
         for line in said:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _ask_for_images(folder: Path, name: str) -> None:
+    """UserError where the images are somebody's own, and not below the working folder under that name."""
+    from attacks.errors import UserError
+    from benchmark.datasets import DATASETS
+
+    if name not in DATASETS and not Path(name).exists():
+        raise UserError(
+            f"{folder}: its rows are on a data set of its submitter, {name!r}, which is not here; pass "
+            "--dataset FOLDER_OR_CSV, or --numbers-only to leave the stored queries out."
+        )
