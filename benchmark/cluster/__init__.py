@@ -7,7 +7,7 @@ images and embeddings; here is only what to send and what to make of the answers
 
 from benchmark.cluster.drive import State, run_on_cluster
 from benchmark.cluster.home import Home, Remote, Shared, home_of
-from benchmark.cluster.needs import Needs
+from benchmark.cluster.needs import Needs, kind_of
 from benchmark.cluster.session import connected
 
-__all__ = ["Home", "Needs", "Remote", "Shared", "State", "connected", "home_of", "run_on_cluster"]
+__all__ = ["Home", "Needs", "Remote", "Shared", "State", "connected", "home_of", "kind_of", "run_on_cluster"]

@@ -39,12 +39,18 @@ def resources(
     return {"num_cpus": needs.cpus, "num_gpus": gpus, "memory": int(memory * GIB)}
 
 
-def _gpus(needs: Needs, settings: Settings, nodes: Sequence[Mapping[str, Any]]) -> float:
+def kind_of(settings: Settings) -> str:
+    """The kind of device asked for, "" for the best; UserError for one GPU of one machine."""
     kind, _, number = (settings.device or "").partition(":")
     if number:
         raise UserError(
             f"--device {settings.device} picks one GPU of one machine; with --cluster say --device {kind}."
         )
+    return kind
+
+
+def _gpus(needs: Needs, settings: Settings, nodes: Sequence[Mapping[str, Any]]) -> float:
+    kind = kind_of(settings)
     if kind not in ("", "cuda"):
         return 0.0
     if needs.gpus is not None:

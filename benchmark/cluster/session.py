@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -41,23 +42,36 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
         yield
         return
     started_here: dict[str, Any] = {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False}
-    options = started_here if address == LOCAL else {"address": address}
     try:
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except ImportError as error:
-            raise UserError(f"--cluster {address} needs all of Ray's client; {_REMEDY}.") from error
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(_unreachable(address, error)) from error
+        # Ray gives its own processes 30 s to start, which a busy machine may need more than once.
+        for last in (False, False, True) if address == LOCAL else (True,):
+            if _init(ray, address, started_here if address == LOCAL else {"address": address}, last):
+                break
         yield
     finally:
         ray.shutdown()
 
 
+def _init(ray: Any, address: str, options: dict[str, Any], last: bool) -> bool:
+    """Whether Ray is there; UserError where it is not, and this was the last try."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what goes wrong comes as an exception as well
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except ImportError as error:
+        raise UserError(f"--cluster {address} needs all of Ray's client; {_REMEDY}.") from error
+    except Exception as error:  # Ray raises all kinds, the plain one among them
+        ray.shutdown()
+        if last:
+            raise UserError(_unreachable(address, error)) from error
+        return False
+    return True
+
+
 def _unreachable(address: str, error: Exception) -> str:
     said = " ".join(str(error).split()).rstrip(".")[:300]
     if address == LOCAL:
-        return f"Ray does not start on this machine ({said}); see whether memory and /tmp have room."
+        return f"Ray does not start on this machine ({said}); is it very busy, or are memory or /tmp full?"
     here = ".".join(map(str, sys.version_info[:3]))
     remedy = (
         "start one with `ray start --head`, or use --cluster local"
