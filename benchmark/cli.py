@@ -16,6 +16,7 @@ from benchmark.commands import (
     demo,
     dry_run,
     listing,
+    plan,
     publish,
     run,
     submit,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("submit")(submit.submit)
 app.command("dry-run")(dry_run.dry_run)
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("leaderboard")(board.leaderboard)
 app.command("submit-attack")(submit_attack.submit_attack)

@@ -1,9 +1,22 @@
 """Sizes of the years to come: thousands of models on one board, and a task of the size of SOP."""
 
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmark.candidate import Candidate
+from benchmark.forecast import forecasts
+from benchmark.grid import GridSpec, make_plan, run_plan
+from benchmark.scoring import Settings
+from benchmark.sources import save_submitted
+from leaderboard.records import read_cell
 from leaderboard.statistics import RESAMPLES, ranks, resample
+from tests.grid_worlds import convnet_spec, perceptron, save_convnet, save_pictures, small_task
 
 
 def pairwise(rows) -> list[int]:
@@ -36,8 +49,6 @@ def test_ranks_at_the_very_end_of_an_interval():
 
 
 def test_a_thousand_models_are_ranked_in_seconds():
-    import time
-
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 10)
     rows = resample(rng.random((1000, 1000)) < rng.random((1000, 1)), labels)
@@ -46,14 +57,59 @@ def test_a_thousand_models_are_ranked_in_seconds():
     assert time.process_time() - start < 10 and min(found) == 1 and max(found) > 900
 
 
+def held(results) -> int:
+    return sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+def test_a_forecast_is_within_a_fifth_of_the_measured_run(tmp_path):
+    """Two models and three data sets: passes and storage of all; the time too, but machines are shared."""
+    settings = Settings("cpu", batch=32)
+    sizes = {"one": (40, 6), "two": (30, 9), "three": (75, 4)}
+    tasks = [
+        small_task(name, classes=classes, each=each, seed=i, ks=(1, 3))
+        for i, (name, (classes, each)) in enumerate(sizes.items())
+    ]
+    models = [
+        (name, partial(Candidate.of_module, perceptron(i), "cosine", name)) for i, name in enumerate("ab")
+    ]
+    spec = GridSpec(models=["a", "b"], norms=["linf"], shard_size=128)
+    found = list(forecasts(spec, models, tasks, settings))
+    assert [(one.model, one.dataset) for one in found] == [(m, d) for d in sizes for m in "ab"]
+    start = time.perf_counter()
+    summary = run_plan(make_plan(spec, models, tasks, tmp_path, settings), settings)
+    seconds = time.perf_counter() - start
+    assert not summary.failures and all(one.tried == 128 < one.queries for one in found)
+    for one in found:
+        mine = [read_cell(path)[0] for path in summary.written]
+        mine = [r for r in mine if (r.model.name, r.dataset.name) == (one.model, one.dataset)]
+        checks = [record.environment.get("checks_cost", {"backward": 0})["backward"] for record in mine]
+        backward = sum(checks) + sum(work.backward for record in mine for work in record.work)
+        assert one.backward == pytest.approx(backward, rel=0.2)
+    assert sum(one.bytes for one in found) == pytest.approx(held(tmp_path), rel=0.2)
+    assert sum(one.seconds for one in found) == pytest.approx(seconds, rel=0.5)
+    print({"forecast": sum(one.seconds for one in found), "measured": seconds})
+
+
+def test_the_command_tells_passes_hours_and_storage(robustdml, tmp_path):
+    save_pictures(tmp_path / "pictures", classes=4, each=3, side=16)
+    card = save_convnet(tmp_path / "tiny.safetensors", channels=3)
+    save_submitted(tmp_path / "results", convnet_spec("tiny", card, 3))
+    words = ("--model", "tiny", "--dataset", "pictures", "--side", "32", "--suite", "quick", "--queries", "6")
+    done = robustdml(
+        "plan", *words, "--norm", "linf", "--checks", "basic", "--times", "100", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if "all, 100 times" in line]
+    assert "1,200" in line and "MB" in line and "scored 6 queries" in done.err
+    assert not list((tmp_path / "results").rglob("*.parquet"))
+    assert "name a model" in robustdml("plan").told
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_task_of_the_size_of_sop_stays_below_three_gigabytes(tmp_path):
     """The whole gallery, and one shard of queries: no more of them are in memory at once."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", "--queries", "1024"],
         cwd=Path(__file__).parent.parent,

@@ -1,6 +1,6 @@
 """What a long command shows: the plan and its cost first, then progress, then what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from benchmark.forecast import Forecast
     from benchmark.grid import Plan, Summary
     from benchmark.scoring import Tick
 
@@ -61,6 +62,27 @@ def show_plan(plan: "Plan") -> None:
         f"at most {duration(plan.most_seconds)} at the measured rate. Queries that break leave early: the "
         "bundled models took 5 % (natural) to 13 % (robust) of that bound."
     )
+
+
+def show_forecasts(found: "Sequence[Forecast]", times: int) -> None:
+    """What each pairing will cost, and all of them so many times."""
+    table = Table(title="Forecast", title_justify="left")
+    for column in ("model", "data set", "queries", "forward", "backward", "time", "storage"):
+        table.add_column(column, justify="right" if column not in ("model", "data set") else "left")
+    for one in found:
+        costs = _costs([one], 1)
+        table.add_row(one.model, escape(one.dataset), f"{one.queries:,}", *costs)
+    shown = "all" if times == 1 else f"all, {times:,} times"
+    table.add_row(shown, "", f"{times * sum(one.queries for one in found):,}", *_costs(found, times))
+    out.print(table)
+
+
+def _costs(found: "Sequence[Forecast]", times: int) -> tuple[str, ...]:
+    forward, backward, seconds, size = (
+        times * sum(getattr(one, name) for one in found)
+        for name in ("forward", "backward", "seconds", "bytes")
+    )
+    return f"{forward:,.0f}", f"{backward:,.0f}", duration(seconds), f"{size / 1e6:,.1f} MB"
 
 
 def note(said: str) -> None:
