@@ -139,11 +139,14 @@ def reported_table(published: Sequence[PublishedRow]) -> str:
     heads = [(text, True) for text in ("Dataset", "Defence", "η")]
     shown = ("Clean R@1", "Adversarial R@1", *PUBLISHED, "ERS")
     heads += [(text, False) for text in shown] + [("Source", True)]
-    numbers = [(r.clean, r.adversarial, *r.values.values(), r.printed) for r in published]
-    lines = zip(published, numbers, strict=True)
-    return markdown_table(
-        heads, [[r.dataset, r.defense, r.eta, *(f"{v:g}" for v in found), r.source] for r, found in lines]
-    )
+    return markdown_table(heads, [[r.dataset, r.defense, r.eta, *_printed(r), r.source] for r in published])
+
+
+def _printed(row: PublishedRow) -> list[str]:
+    """The numbers of a published row, with the decimals of the paper: three for TMA and ES:D, else one."""
+    terms = zip(row.values.values(), TERMS, strict=True)
+    values = [f"{value:.{3 if term.high < 10 else 1}f}" for value, term in terms]
+    return [f"{row.clean:.1f}", f"{row.adversarial:.1f}", *values, f"{row.printed:.1f}"]
 
 
 def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:

@@ -78,6 +78,7 @@ for (const [event, state] of [["beforeprint", true], ["afterprint", false]])
   addEventListener(event, () => { printing = state; scheme(); });
 
 function scheme() {
+  for (const details of document.querySelectorAll("details")) if (printing) details.open = true;
   document.documentElement.classList.toggle("dark", dark.matches && !printing);
   document.documentElement.classList.toggle("printing", printing);
   redraw();
