@@ -10,6 +10,9 @@ from torch import nn
 
 from tests.grid_worlds import perceptron
 
+# Ray would have its workers give way to all other processes, and tests wait for them.
+os.environ["RAY_worker_niceness"] = "0"
+
 
 class Trap(nn.Module):
     """A perceptron that does something to its process in its first attacks; markers in a folder count them.

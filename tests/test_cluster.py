@@ -144,7 +144,7 @@ def test_a_shard_that_kills_every_worker_is_named_and_all_else_is_done(session, 
 def test_a_worker_that_hangs_is_ended_and_its_shard_done_again(session, tmp_path):
     marks, said = tmp_path / "marks", []
     marks.mkdir()
-    summary = clustered(tmp_path / "many", {"a": Hanging(marks)}, needs=Needs(patience=6), note=said.append)
+    summary = clustered(tmp_path / "many", {"a": Hanging(marks)}, needs=Needs(patience=10), note=said.append)
     assert said and "has shown no progress for" in said[0] and not summary.failures
     alone(tmp_path / "one", {"a": Hanging(marks)})
     same_rows(rows_of(tmp_path / "many"), rows_of(tmp_path / "one"))

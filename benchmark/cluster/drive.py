@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from attacks.errors import UserError
@@ -117,12 +118,12 @@ class _Drive:
     def stop(self) -> None:
         """Take back every task that has not ended, running or not."""
         for ref in self.flying:
-            self._cancel(ref)
-        self.ray.kill(self.pulse)
+            self._end(partial(self.ray.cancel, ref, force=True))
+        self._end(partial(self.ray.kill, self.pulse))
 
-    def _cancel(self, ref: Any) -> None:
+    def _end(self, end: Callable[[], object]) -> None:
         try:
-            self.ray.cancel(ref, force=True)
+            end()
         except (self.ray.exceptions.RayError, ConnectionError, ValueError) as error:
             _log.debug("%s", error)  # it ended meanwhile, or the cluster did
 
@@ -237,7 +238,7 @@ class _Drive:
             if age > self.needs.patience and not flight.stalled:
                 note(f"{label} has shown no progress for {age / 60:.3g} min and is begun again.")
                 self.flying[refs[label]] = replace(flight, stalled=True)
-                self._cancel(refs[label])
+                self._end(partial(self.ray.cancel, refs[label], force=True))
         return {label: said for label, (_, said) in seen.items()}
 
 
