@@ -62,10 +62,11 @@ def held(results) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_forecast_is_within_a_fifth_of_the_measured_run(tmp_path):
     """Two models and three data sets: passes and storage of all; the time too, but machines are shared."""
-    settings = Settings("cpu", batch=32)
-    sizes = {"one": (40, 6), "two": (30, 9), "three": (75, 4)}
+    settings = Settings("cpu", batch=24)
+    sizes = {"one": (40, 6), "two": (22, 9), "three": (55, 4)}
     tasks = [
         small_task(name, classes=classes, each=each, seed=i, ks=(1, 3))
         for i, (name, (classes, each)) in enumerate(sizes.items())
@@ -73,13 +74,13 @@ def test_a_forecast_is_within_a_fifth_of_the_measured_run(tmp_path):
     models = [
         (name, partial(Candidate.of_module, perceptron(i), "cosine", name)) for i, name in enumerate("ab")
     ]
-    spec = GridSpec(models=["a", "b"], norms=["linf"], shard_size=128)
+    spec = GridSpec(models=["a", "b"], norms=["linf"], shard_size=64, checks="basic")
     found = list(forecasts(spec, models, tasks, settings))
     assert [(one.model, one.dataset) for one in found] == [(m, d) for d in sizes for m in "ab"]
     start = time.perf_counter()
     summary = run_plan(make_plan(spec, models, tasks, tmp_path, settings), settings)
     seconds = time.perf_counter() - start
-    assert not summary.failures and all(one.tried == 128 < one.queries for one in found)
+    assert not summary.failures and all(one.tried == 96 < one.queries for one in found)
     for one in found:
         mine = [read_cell(path)[0] for path in summary.written]
         mine = [r for r in mine if (r.model.name, r.dataset.name) == (one.model, one.dataset)]
