@@ -11,7 +11,7 @@ from torch import nn
 from tests.grid_worlds import perceptron
 
 # Ray would have its workers give way to all other processes, and tests wait for them.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 
 class Trap(nn.Module):
