@@ -31,7 +31,12 @@ class Place:
 
     def planning(self, settings: "Settings") -> "Settings":
         """How to plan: where others compute, this machine need not have their GPU."""
-        return settings if self.cluster is None else replace(settings, device=None)
+        if self.cluster is None:
+            return settings
+        from benchmark.cluster import kind_of
+
+        kind_of(settings)
+        return replace(settings, device=None)
 
 
 @contextmanager
