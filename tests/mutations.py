@@ -292,8 +292,8 @@ MUTATIONS = (
     Mutation(
         "the last look at the last iterate is left out",
         "attacks/pool.py",
-        "        self.of.check(self.stage, np.repeat(rows, probes), x, origin)\n",
-        "",
+        "reached = self.of.check(self.stage, np.repeat(rows, probes), x, origin).reshape(-1, probes).max(1)",
+        "reached = np.zeros(len(rows), np.int64)",
         ENGINE,
     ),
     Mutation(

@@ -219,7 +219,7 @@ def test_attacks_aim_at_every_k() -> None:
 
 @pytest.mark.parametrize("name", ["pgd:steps=8", "apgd:steps=8"])
 def test_an_attack_finds_in_a_suite_what_it_finds_alone(name: str) -> None:
-    """Another one has broken the small ks already: who starts at a large k misses what the way there finds."""
+    """Another one has broken the small ks: who starts at a large k misses what the way there finds."""
     world, eps = noisy_world(classes=16), ["0.02", "0.05", "0.1"]
     alone = world.run(find_attack(name), "linf", eps)
     with frozen(world.model):
