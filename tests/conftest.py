@@ -1,6 +1,7 @@
 """What several test files share: running a command in this process."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ import pytest
 os.environ["COLUMNS"] = "400"
 # Commands run where a test can see them; tests/test_untrusted.py runs them contained.
 os.environ["ROBUSTDML_CONTAINED"] = "0"
+# What `nohup` and a shell's `&` ignore, the processes that tests start would ignore as well; a handler
+# of ours is not handed on to them.
+for _kind in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_kind) == signal.SIG_IGN:
+        signal.signal(_kind, lambda number, frame: None)
 
 
 @dataclass

@@ -589,7 +589,7 @@ def test_the_site_shows_who_and_when_and_no_markup(tmp_path):
 
 
 def test_the_card_of_the_documentation_is_read(tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "submit.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "lower-a-row.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "attack.toml").write_text(shown)
     for name in tomllib.loads(shown)["files"]:
