@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from attacks.errors import UserError
 from benchmark.commands import (
     board,
     check_attack,
@@ -25,6 +26,8 @@ from benchmark.commands import (
     train,
     verify,
 )
+from leaderboard.errors import UserError as BoardError
+from models.limits import GOES_ON, in_child, lacks_memory, limit_reached
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
@@ -75,6 +78,9 @@ def _run(arguments: list[str] | None) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
+        if lacks_memory(error):
+            # Its frames hold what filled the memory, and a sentence needs a little.
+            error = error.with_traceback(None)
         said = _sentence(error)
         if said is None:
             raise
@@ -82,18 +88,14 @@ def _run(arguments: list[str] | None) -> int:
             _say(f"Error: {said}" if said.endswith((".", "?", "!")) else f"Error: {said}.")
         return 2
     # A contained process leaves the word to the one that started it.
-    if code == INTERRUPTED and not _in_child():
+    if code == INTERRUPTED and not in_child():
         _say("Interrupted. What is finished is kept; the same command goes on from there.")
     return code if isinstance(code, int) else 0
 
 
 def _sentence(error: Exception) -> str | None:
     """What to tell the user; None where the error is ours, which deserves its traceback."""
-    from attacks.errors import UserError
-    from leaderboard.errors import UserError as BoardError
-    from models.limits import GOES_ON, lacks_memory, limit_reached
-
-    if _in_child() and (limit := limit_reached(error)):
+    if in_child() and (limit := limit_reached(error)):
         return limit
     if isinstance(error, UserError | BoardError):
         return str(error)
@@ -106,10 +108,10 @@ def _sentence(error: Exception) -> str | None:
         file = str(error.filename or "")
         where = f"{Path(file).parent if file.endswith('.tmp') else file}: " if file else ""
         return f"{where}{error.strerror}; {remedy}. {GOES_ON}"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
     if lacks_memory(error):
         return f"Memory ran out; take a smaller --batch-size, or a machine with more memory. {GOES_ON}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
     return None
 
 
@@ -121,12 +123,6 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 """What helps where the machine refuses, by the error's number."""
-
-
-def _in_child() -> bool:
-    from models.limits import in_child
-
-    return in_child()
 
 
 def _say(message: str) -> None:

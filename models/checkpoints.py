@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attacks.errors import UserError
 from models import layouts
+from models.limits import lacks_memory
 from models.torchfile import kind_of, read_inert, refuse_bomb
 
 # What torch.load(weights_only=True) makes by itself, and the one class we allow besides.
@@ -116,6 +117,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     # The parser is given hostile headers; whatever it says, the file is not usable.
     except (safetensors.SafetensorError, Exception) as error:
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"{path}: is not a whole safetensors file ({_short(error)}); download it again."
         ) from error

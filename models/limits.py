@@ -69,6 +69,8 @@ def lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     said = str(error).strip().lower()
+    if isinstance(error, SystemError):
+        return said.endswith(_UNSAID)
     return said.endswith(_ONEDNN) or any(words in said for words in _NO_MEMORY)
 
 
@@ -78,6 +80,8 @@ _ONEDNN = (
     "could not execute a primitive",
     "could not create a memory object",
 )
+# What the interpreter itself says, where it had no room for the exception (in the middle of an import).
+_UNSAID = ("without exception set", "without setting an exception")
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "failed to map", "start new thread")
 
 

@@ -83,17 +83,26 @@ class Coupled(nn.Module):
 
 
 class Elsewhere(nn.Module):
-    """Embeds otherwise in every process but one, as a machine with other data would."""
+    """Embeds otherwise in every process but the first, as a machine with other data would.
+
+    The first attacks nothing until another has embedded: with one process there is nothing to notice.
+    """
 
     def __init__(self, folder: Path):
         super().__init__()
         self.inner, self.other, self.folder = perceptron(), perceptron(1), str(folder)
 
     def forward(self, x):
-        mine = Path(self.folder, "first")
+        mine, another = Path(self.folder, "first"), Path(self.folder, "another")
         if not mine.exists():
             mine.write_text(str(os.getpid()))
-        return (self.inner if mine.read_text() == str(os.getpid()) else self.other)(x)
+        if mine.read_text() != str(os.getpid()):
+            another.touch()
+            return self.other(x)
+        until = time.monotonic() + 100
+        while x.requires_grad and not another.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.inner(x)
 
 
 def marked(mark: str) -> list[int]:

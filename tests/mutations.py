@@ -1,7 +1,8 @@
 """Planted bugs: each trap of protocol.md (and a few of our own), and the tests that must notice it.
 
 `find` must occur exactly once in the file; it is replaced in a copy of the tree, and the named tests
-are run there. A mutation that they survive is a hole in the tests.
+are run there: all of them, or those that `only` picks where the whole file takes long. A mutation that
+they survive is a hole in the tests.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ class Mutation:
     find: str
     replace: str
     tests: str
+    only: str = ""
 
 
 RETRIEVAL, ENGINE, LAWS = "tests/test_retrieval.py", "tests/test_engine.py", "tests/test_attacks_laws.py"
@@ -90,7 +92,7 @@ MUTATIONS = (
         "benchmark/cells.py",
         'f"{candidate.digest[:20]}-{dataset_digest[:20]}-{device}.safetensors"',
         'f"{candidate.card.name}-{dataset_digest[:20]}-{device}.safetensors"',
-        "tests/test_grid.py tests/test_cells.py",
+        "tests/test_cells.py tests/test_grid.py",
     ),
     Mutation(
         "trap 10: queries that fail clean count as held",
@@ -337,6 +339,7 @@ MUTATIONS = (
         "            outcome.record.restore(before)\n",
         "",
         "tests/test_grid.py",
+        "in_the_middle_of_an_attack",
     ),
     Mutation(
         "the success matrix divides by the other attack's successes",

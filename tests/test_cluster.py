@@ -160,7 +160,9 @@ def test_a_model_that_cannot_be_scored_is_named_once(session, tmp_path):
 
 def test_a_machine_that_embeds_otherwise_is_refused(session, tmp_path):
     task = small_task(ks=(1, 3))
+    (tmp_path / "another").touch()
     plan = plan_of(tmp_path, {"a": Elsewhere(tmp_path)}, [task])
+    (tmp_path / "another").unlink()
     (tmp_path / "first").unlink()
     with home_of(str(tmp_path)).mirrored():
         summary = run_on_cluster(plan, CPU, home_of(str(tmp_path)))

@@ -35,7 +35,7 @@ def candidate(seed=0, module=None, distance="cosine", name="mine") -> Candidate:
 def plan_of(results, models=None, tasks=None, settings=CPU, **spec) -> Plan:
     models = models or {"mine": candidate()}
     loaders = [(name, (lambda c=c: c) if isinstance(c, Candidate) else c) for name, c in models.items()]
-    fields = {"suites": ["quick"], "norms": ["linf"], "shard_size": 16} | spec
+    fields = {"suites": ["quick"], "norms": ["linf"], "shard_size": 16, "checks": "basic"} | spec
     return make_plan(
         GridSpec(models=list(models), **fields), loaders, tasks or [lean_task()], results, settings
     )
@@ -255,9 +255,10 @@ def interrupted(results, after: int, **spec) -> None:
         run(results, tick=tick, **spec)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_interrupted_anywhere_it_ends_in_the_identical_result(tmp_path, seed):
-    spec = {"suites": ["standard"], "norms": ["linf", "l2"], "shard_size": 5}
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run that nothing interrupts: what it ran, where its results are, and its number of steps."""
+    spec = {"suites": ["standard"], "norms": ["linf", "l2"], "shard_size": 5, "checks": "full"}
     spec |= {"tasks": [lean_task(classes=4)]}
     total = 0
 
@@ -265,16 +266,27 @@ def test_interrupted_anywhere_it_ends_in_the_identical_result(tmp_path, seed):
         nonlocal total
         total += 1
 
-    run(tmp_path / "whole", tick=count, **spec)
+    whole = tmp_path_factory.mktemp("undisturbed")
+    run(whole, tick=count, **spec)
+    return spec, whole, total
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interrupted_anywhere_it_ends_in_the_identical_result(tmp_path, undisturbed, seed):
+    spec, whole, total = undisturbed
     rng = np.random.default_rng(seed)
     for share in np.sort(rng.random(2)) * [0.5, 0.8]:
         interrupted(tmp_path / "part", 1 + int(share * (total // 2)), **spec)
     run(tmp_path / "part", **spec)
-    same_rows(rows_of(tmp_path / "part"), rows_of(tmp_path / "whole"))
+    same_rows(rows_of(tmp_path / "part"), rows_of(whole))
     assert not list((tmp_path / "part").rglob("*.tmp"))
-    kept = [sorted(p.read_bytes() for p in (tmp_path / n / "kept").rglob("*.*")) for n in ("part", "whole")]
+    kept = [
+        sorted(p.read_bytes() for p in (place / "kept").rglob("*.*")) for place in (tmp_path / "part", whole)
+    ]
     assert kept[0] == kept[1]
-    pictures = [sorted(p.name for p in (tmp_path / n / "examples").iterdir()) for n in ("part", "whole")]
+    pictures = [
+        sorted(p.name for p in (place / "examples").iterdir()) for place in (tmp_path / "part", whole)
+    ]
     assert pictures[0] == pictures[1] != []
 
 

@@ -30,10 +30,11 @@ def test_every_planted_bug_is_noticed(mutation: Mutation, tmp_path: Path) -> Non
     file = tmp_path / mutation.file
     file.write_text(file.read_text(encoding="utf-8").replace(mutation.find, mutation.replace))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutation.tests.split()]
+    command += ["-k", mutation.only] if mutation.only else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     environment.pop("PYTEST_XDIST_WORKER", None)
     ran = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     # 1: some test failed. Anything else (a syntax error, nothing collected) is no detection.
     assert ran.returncode == 1, ran.stdout[-2000:] + ran.stderr[-500:]
