@@ -147,7 +147,11 @@ class Pool:
         over = self.t >= self.search.steps
         if self.objective.crosses and self.surrogate is None:
             # What a search says of its prospects holds where its loss is the distance to the goal.
-            over |= self.search.settled(self.state, self._tensor(self.t), goal).cpu().numpy()
+            over |= (
+                self.search.settled(self.state, self._tensor(self.t), self._tensor(self.pace), goal)
+                .cpu()
+                .numpy()
+            )
         spent = (self.aim > 0) & over
         self.tried = np.where(spent, self.aim, self.tried)
         done = self.aim == 0

@@ -511,10 +511,12 @@ def test_a_min_norm_search_stops_far_above_the_next_budget() -> None:
     state = search.start(torch.rand(5, 1, 2, 2), Linf("0.2"), list(range(5)), 0)
     state.best = torch.tensor([0.19, 0.19, 0.19, 0.19, torch.inf])  # type: ignore[attr-defined]
     state.guess = torch.tensor([0.15, 0.13, 0.09, 0.0, 0.15])  # type: ignore[attr-defined]
-    stops = {t: search.settled(state, torch.full((5,), t), goal).tolist() for t in (9, 10, 39)}
+    stops = {t: search.settled(state, torch.full((5,), t), torch.ones(5), goal).tolist() for t in (9, 10, 39)}
     assert stops[9] == [False] * 5
     assert stops[10] == [True, False, False, False, False]
     assert stops[39] == [True, True, False, False, False], "nothing is foreseen where the aim is broken"
+    hurried = search.settled(state, torch.full((5,), 10), torch.full((5,), 2), goal)
+    assert hurried.tolist() == [True, True, False, False, False], "half the steps, half the patience"
 
 
 def test_a_min_norm_search_that_broke_its_aim_goes_for_the_next_budget() -> None:
@@ -561,7 +563,9 @@ def test_pgd_stops_half_way_where_the_goal_is_out_of_reach() -> None:
     state = search.start(torch.rand(3, 1, 2, 2), Linf("0.1"), [0, 1, 2], 0)
     state.early = torch.tensor([-1.0, -1.0, -1.0])  # type: ignore[attr-defined]
     state.best = torch.tensor([-0.95, -0.85, 0.1])  # type: ignore[attr-defined]
-    stops = {t: search.settled(state, torch.full((3,), t), goal).tolist() for t in (20, 21, 22)}
+    stops = {
+        t: search.settled(state, torch.full((3,), t), torch.ones(3), goal).tolist() for t in (20, 21, 22)
+    }
     # To gain 0.95 at 8 times 0.05 is out of reach; 0.85 at 8 times 0.15 is not.
     assert stops == {20: [False] * 3, 21: [True, False, False], 22: [False] * 3}
 
@@ -571,7 +575,7 @@ def test_an_objective_without_a_goal_is_searched_to_the_last_step() -> None:
 
     @dataclass(frozen=True)
     class GivesUp(Script):
-        def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
+        def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
             return torch.ones_like(t, dtype=torch.bool)
 
     search = GivesUp(steps=6, moves=(0.0,))

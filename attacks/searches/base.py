@@ -102,10 +102,11 @@ class Search(ABC):
         """How fast t runs once the aim has moved to a later k: 2 for half of the steps."""
         return 1
 
-    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
+    def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
 
-        `t` (rows,): the steps made for the present aim; `goal` (rows,): as in `Look`.
+        `t` (rows,): the steps made for the present aim, `pace` (rows,): as how many each turn counts;
+        `goal` (rows,): as in `Look`.
         """
         return torch.zeros_like(t, dtype=torch.bool)
 
@@ -123,7 +124,7 @@ def begin(x: Tensor, budget: Budget) -> State:
     return State(x[:, None].clone(), x.clone(), budget.radii(x))
 
 
-def far_from(goal: Tensor, norm: Tensor, progress: Tensor, patience: float) -> Tensor:
+def far_from(goal: Tensor, norm: Tensor, progress: Tensor, patience: float | Tensor) -> Tensor:
     """Rows of a min-norm search whose `norm`, found or foreseen, is far above `goal`: (rows,).
 
     Norms fall fast at first and slowly later, so what counts as far shrinks with the `progress` from

@@ -47,7 +47,7 @@ class CW(Search):
     paper = "arXiv 1608.04644"
     min_norm = True
 
-    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
+    def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _CWState)
         return state.best.isfinite() & far_from(goal, state.best, t / self.steps, self.patience)
 

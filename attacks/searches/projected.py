@@ -64,7 +64,7 @@ class PGD(Search):
         state, low = begin(x, budget), torch.full((len(x),), -torch.inf, device=x.device)
         return _PGDState(scatter(x, budget, ids, seed)[:, None], state.origin, state.radii, low, low.clone())
 
-    def settled(self, state: State, t: Tensor, goal: Tensor) -> Tensor:
+    def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _PGDState)
         far = -state.best > self.hope * (state.best - state.early)
         return far & (t == self.steps // 2 + 1)
