@@ -1,6 +1,6 @@
 """Trust checks: signs that an answer is wrong.
 
-Levels as in protocol.md, section "Trust checks": "note", "flag" (a badge), "block" (no rank), and
+Levels as in docs/trust-checks.md: "note", "flag" (a badge), "block" (no rank), and
 "not run". What is not run is listed as such, never left out in silence.
 """
 

@@ -178,6 +178,7 @@ def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...
             card=model.card(entry),
             sections=[(part, *_drawn(part), pictures.get(part.entry.at)) for part in found],
             check_lines=model.check_lines,
+            explained="trust-checks" in documents.documents(),
             files=sorted(files),
         )
 
@@ -240,7 +241,7 @@ def _ers(site: _Site, scored: Sequence[ErsRow]) -> None:
         ers=documents.html(ers_table.reported_table(published)),
         suspect=ers_table.SUSPECT,
         smaller=ers_table.SMALLER,
-        explained="protocol" in documents.documents(),
+        explained="ers" in documents.documents(),
     )
 
 
