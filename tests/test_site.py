@@ -157,6 +157,11 @@ def test_a_page_that_the_board_writes_in_markdown_takes_no_markup_from_a_name():
     trusted = html(
         "[p](protocol.md#x) [r](../README.md) [w](https://a.example)", frozenset({"protocol"}), True
     )
+    remarked = (
+        "<!-- written by a program -->\n| A |\n| --- |\n| 1 |\n<!-- end -->\n\n<!-- two\nlines --> seen"
+    )
+    assert "written by" not in html(remarked, trusted=True) and "end" not in html(remarked, trusted=True)
+    assert "written by" in html(remarked) and "seen" in html(remarked, trusted=True)
     assert 'href="protocol.html#x"' in trusted and "README" not in trusted and "https://a.example" in trusted
 
 

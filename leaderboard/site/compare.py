@@ -165,7 +165,7 @@ def gains(found: Comparison, drawn: Sequence[Mark]) -> Figure:
     norm = NORM_NAMES.get(r.norm, r.norm)
     most = max(sum(column) for column in zip(*(trace["y"] for trace in traces), strict=True))
     layout = {
-        "xaxis": {"title": {"text": f"{norm} budget ε"}, "type": "category"},
+        "xaxis": {"title": {"text": f"{norm} budget ε", "standoff": 8}, "type": "category"},
         # Where every success is shared the axis still has a scale.
         "yaxis": {"title": {"text": "broken by it alone (% of all)"}, "range": [0, max(1.0, 1.1 * most)]},
         "barmode": "stack",

@@ -14,6 +14,8 @@ _PACKED = Path(__file__).parent / "docs"
 DOCS = _PACKED if _PACKED.is_dir() else Path(__file__).resolve().parents[2] / "docs"
 """The pages: beside the packages in a checkout, packed by `setup.py` in an installation."""
 
+_REMARK = re.compile(r"^<!--(?:(?!-->).)*-->\n", re.MULTILINE)
+
 
 def html(text: str, pages: frozenset[str] = frozenset(), trusted: bool = False) -> Markup:
     """Render Markdown with tables; a link to NAME.md leads to NAME.html where `pages` has it, else nowhere.
@@ -29,7 +31,8 @@ def html(text: str, pages: frozenset[str] = frozenset(), trusted: bool = False) 
     renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
     if not trusted:
         renderer.disable(["link", "image", "autolink", "reference"])
-    made = renderer.render(text)
+    # What is a remark to those who write the page alone is nothing to those who read it.
+    made = renderer.render(_REMARK.sub("", text) if trusted else text)
     made = re.sub(r'<a href="([^"]*)">(.*?)</a>', lambda link: _link(link, pages), made, flags=re.DOTALL)
     # A wide table scrolls by itself, and can be reached by keyboard.
     region = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'

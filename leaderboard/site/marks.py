@@ -72,7 +72,7 @@ def recall_axes(at: Mapping[str, float], norm_name: str, headline: str, name: st
     note = {"x": at[headline], "y": 1, "yref": "paper", "yanchor": "bottom"}
     return {
         "xaxis": {
-            "title": {"text": f"{norm_name} budget ε (log scale)"},
+            "title": {"text": f"{norm_name} budget ε (log scale)", "standoff": 8},
             **{"tickvals": xs, "ticktext": list(at), "range": [xs[0] - 0.2, xs[-1] + 0.2]},
             "showgrid": False,
         },
