@@ -5,6 +5,8 @@ Three checks stand between a damaged disk and the board: Parquet's page checksum
 record and a SHA-256 of the rows.
 """
 
+import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -109,17 +111,48 @@ class Kind(Generic[R]):
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Put `content` at `path` by way of a temporary file beside it, flushed to the disk first."""
+    """Put `content` at `path` by way of a temporary file beside it, flushed to the disk first.
+
+    What a writer of the same path left that was killed goes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with partial.open("xb") as file:
+            _claim(file, wait=True)
+            if os.name == "posix" and not os.fstat(file.fileno()).st_nlink:
+                write_atomic(path, content)  # swept away before it was claimed
+                return
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            if os.name == "posix":
+                # While it is claimed: later it would pass for what a killed writer left.
+                partial.replace(path)
+        if os.name != "posix":
+            partial.replace(path)  # Windows moves no open file
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _claim(file: IO[bytes], wait: bool) -> bool:
+    """Lock a file for as long as it is open here; False where that cannot be had."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of `path` that no living process has claimed."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), partial.open("rb") as file:
+            if _claim(file, wait=False):
+                partial.unlink()
 
 
 def rows_sha256(rows: Rows) -> str:
