@@ -516,7 +516,7 @@ def test_a_min_norm_search_stops_far_above_the_next_budget() -> None:
     assert stops[10] == [True, False, False, False, False]
     assert stops[39] == [True, True, False, False, False], "nothing is foreseen where the aim is broken"
     hurried = search.settled(state, torch.full((5,), 10), torch.full((5,), 2), goal)
-    assert hurried.tolist() == [True, True, False, False, False], "half the steps, half the patience"
+    assert hurried.tolist() == [True, True, False, False, False], "half the steps, a third of the patience"
 
 
 def test_a_min_norm_search_that_broke_its_aim_goes_for_the_next_budget() -> None:
