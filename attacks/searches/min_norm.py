@@ -54,7 +54,9 @@ class FMN(Search):
 
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _FMNState)
-        return state.best.isfinite() & far_from(goal, state.guess, t / self.steps, self.patience / (2 * pace - 1))
+        return state.best.isfinite() & far_from(
+            goal, state.guess, t / self.steps, self.patience / (2 * pace - 1)
+        )
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
