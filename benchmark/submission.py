@@ -87,7 +87,7 @@ _NETWORK: dict[str, Any] = {
     **{"arch": "", "dim": None, "head": "linear", "distance": "cosine", "l2norm": False, "option": []},
     **{"mean": "", "std": "", "bgr": False, "size": None, "interpolation": "bilinear", "channels": None},
     **{"layout": "", "code": "", "training": "natural", "loss": "", "trained_on": "", "defence_eps": ""},
-    **{"pretraining": "", "saw_test_classes": "unknown"},
+    **{"pretraining": "", "extra_data": "", "saw_test_classes": "unknown"},
 }
 _ROW = ("name", "title", "sibling", "authors", "paper", "code_url", "contact", "licence", "notes")
 
@@ -126,7 +126,7 @@ def require_plain(name: str) -> None:
 
 _PLAIN = (
     *("name", "dim", "distance", "l2norm", "title", "training", "loss", "trained_on"),
-    *("pretraining", "saw_test_classes", "defence_eps", "sibling"),
+    *("pretraining", "extra_data", "saw_test_classes", "defence_eps", "sibling"),
     *("authors", "paper", "code_url", "contact", "licence", "notes"),
 )
 

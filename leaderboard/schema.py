@@ -46,6 +46,7 @@ class ModelCard(BaseModel):
     baseline: bool = False
     trained_on: str | None = None
     pretraining: str = ""
+    extra_data: str = ""
     saw_test_classes: str | dict[str, str] = ""
     command: str = ""
     train_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)

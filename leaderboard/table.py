@@ -120,6 +120,7 @@ _WHO = (
     Column("contact", "Contact", lambda r: r.entry.model.contact),
     Column("trained_on", "Trained on", lambda r: r.entry.model.trained_on),
     Column("pretraining", "Pretraining", lambda r: r.entry.model.pretraining),
+    Column("extra_data", "Extra data", lambda r: r.entry.model.extra_data),
     Column("command", "Made by", lambda r: r.entry.model.command),
     Column("train_seconds", "Training seconds", lambda r: r.entry.model.train_seconds),
 )

@@ -133,7 +133,8 @@ class ModelSpec(_Data):
     trusted code or a `.pt2` file supplies. `sibling` names the model that differs from this one by
     the defence alone. `baseline` marks the prior robust model the others are compared with.
 
-    `pretraining` names the data seen before `trained_on`; `saw_test_classes` says whether any of its
+    `pretraining` names the data seen before `trained_on`, `extra_data` what was used beside it (more
+    images for the metric or for the defence, made-up ones too); `saw_test_classes` says whether any of its
     data may have held a data set's test classes: one answer, or one by data set.
     `code_url` is where its code lies; `contact` reaches who handed it in, by an address or a page.
     `command` makes the model again from data of `data_digest` (sha256) in `train_seconds`, with the
@@ -153,6 +154,7 @@ class ModelSpec(_Data):
     loss: str = ""
     trained_on: str = ""
     pretraining: str = ""
+    extra_data: Annotated[Line, Field(max_length=300)] = ""
     saw_test_classes: Answer | dict[str, Answer] = "unknown"
     defence_eps: Annotated[str, BeforeValidator(_epsilon)] = ""
     sibling: str | None = None

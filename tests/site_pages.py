@@ -20,7 +20,7 @@ def hostile_cell():
     record, frame = cell("tri-rob", **SIZE)
     card = record.model.model_dump() | {
         **dict.fromkeys(("title", "training", "loss", "arch", "paper", "trained_on", "pretraining"), MARKUP),
-        **dict.fromkeys(("authors", "code_url", "contact"), MARKUP),
+        **dict.fromkeys(("authors", "code_url", "contact", "extra_data"), MARKUP),
         **{"name": HOSTILE, "digest": MARKUP, "command": MARKUP, "saw_test_classes": MARKUP, MARKUP: MARKUP},
         "notes": {MARKUP: [MARKUP]},
     }

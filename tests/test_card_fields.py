@@ -1,4 +1,4 @@
-"""Authors, code and contact of a card: bounded, one line, shown as text, and no part of any digest."""
+"""Authors, code, contact and extra data of a card: bounded, one line, shown as text, in no digest."""
 
 import json
 
@@ -21,6 +21,7 @@ FIELDS = {
     "authors": "Ada Lovelace, 山田太郎",
     "code_url": "https://example.org/ada/net?v=1&x=2",
     "contact": "ada@example.org",
+    "extra_data": "40,000 made-up images",
 }
 CARD = {"name": "m", "arch": "convnet", "dim": 3}
 MODEL = ("--arch", "convnet", "--option", "width=8", "--dim", "16")
@@ -43,6 +44,7 @@ def test_they_survive_a_card_and_change_no_digest(tmp_path):
     [
         ("authors", "a" * 301, "at most 300"),
         ("contact", "a" * 121, "at most 120"),
+        ("extra_data", "a\nb", "one line"),
         ("code_url", "https://x.org/" + "a" * 300, "at most 300"),
         ("authors", "Ada\nLovelace", "one line"),
         ("authors", "Ada\x1b[31m", "one line"),

@@ -77,6 +77,9 @@ def submit(
     loss: Annotated[str, provenance()] = "",
     trained_on: Annotated[str, provenance(help="Data set.")] = "",
     pretraining: Annotated[str, provenance(help="The data it saw before that.")] = "",
+    extra_data: Annotated[
+        str, provenance(help="Data used beside --trained-on, for the metric or for the defence.")
+    ] = "",
     saw_test_classes: Annotated[
         str, provenance(help="Whether it may have seen the test classes: yes, maybe, no or unknown.")
     ] = "unknown",
@@ -152,6 +155,7 @@ def submit(
         loss=loss,
         trained_on=trained_on,
         pretraining=pretraining,
+        extra_data=extra_data,
         saw_test_classes=saw_test_classes,
         defence_eps=defence_eps,
         sibling=sibling,

@@ -23,6 +23,7 @@ _CARD = {
     "sibling": "Natural sibling",
     "trained_on": "Trained on",
     "pretraining": "Pretraining",
+    "extra_data": "Extra data",
     "saw_test_classes": "Test classes seen",
     "train_seconds": "Training seconds",
     "authors": "Authors",
