@@ -195,6 +195,8 @@ class _Loop:
         self.epoch += 1
         # The mean of clean and adversarial recall: either alone can be had for nothing.
         score = sum(scores.values()) / len(scores) if scores else float(self.epoch)
+        if not self.recipe.ripe(self.epoch / self.settings.epochs):
+            score -= 1  # a network that has hardly been attacked yet is good at clean images alone
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self.best = {

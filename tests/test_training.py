@@ -333,6 +333,25 @@ def test_the_best_epoch_is_returned_and_not_the_last():
     assert recalls[result.epoch - 1] == max(recalls) and result.epoch == 1 + recalls.index(max(recalls))
 
 
+def test_no_epoch_is_chosen_before_the_defence_is_whole(monkeypatch):
+    """Not even the best one; where none is whole the best of them all."""
+    images, labels = synthetic()
+    settings = Settings(epochs=4, steps=2, batch=12, held_out=0.25)
+    for whole, best in ((0.75, 4), (2.0, 2), (0.0, 2)):
+
+        class Slow(Natural):
+            """Its defence is whole after a share of the training."""
+
+            def ripe(self, done, whole=whole):
+                return done >= whole
+
+        recalls = iter((0.5, 0.9, 0.3, 0.4))
+        monkeypatch.setattr(Validation, "score", lambda self, model, told=recalls: {"recall": next(told)})
+        assert train(network(), images, labels, Slow(), settings, quiet=True).epoch == best
+    robust = Panum2021(warmup=0.3)
+    assert not robust.ripe(0.25) and robust.ripe(0.3) and Natural().ripe(0.0)
+
+
 def test_seeded_puts_the_generators_back():
     torch.manual_seed(5)
     np.random.seed(5)

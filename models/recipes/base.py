@@ -68,6 +68,10 @@ class Recipe(nn.Module, ABC):
         """What the model is defended against: validation then counts adversarial recall too."""
         return None
 
+    def ripe(self, done: float) -> bool:
+        """Whether the defence is whole after a share `done` in [0, 1] of the training."""
+        return True
+
     def describe(self) -> dict[str, Any]:
         """Everything that determines the loss, as plain data."""
         return {"recipe": self.name, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}

@@ -45,6 +45,9 @@ class Robust(Recipe):
         """The budget as far as it has warmed up."""
         return grown(self.budget, step.done / max(self.warmup, 1e-9))
 
+    def ripe(self, done: float) -> bool:
+        return done >= self.warmup
+
     def clean(self, step: Step) -> Tensor:
         """The embeddings (B,D) of the batch, without gradient."""
         with frozen(step.model), torch.no_grad():
