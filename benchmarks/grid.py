@@ -36,7 +36,7 @@ POINTS = 0.5
 
 ALL_KS = 2.5
 QUERIES = {"convnet": 320, "resnet18": 96}
-OURS = ("fmn:steps=12", "fmn:steps=20", "pgd:steps=20")
+OURS = ("fmn:steps=12", "fmn:steps=20", "fmn:steps=28,patience=0.3", "pgd:steps=20")
 MIN_NORM, PER_BUDGET = "foolbox: LInfFMNAttack, 20 steps", "foolbox: LinfPGD, 20 steps"
 
 Search = Callable[[NearestNeighbour, Tensor, Marks, Sequence[float]], Sequence[Tensor]]
