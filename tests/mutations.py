@@ -188,8 +188,15 @@ MUTATIONS = (
     Mutation(
         "a min-norm search stops as soon as something broke",
         "attacks/searches/min_norm.py",
-        "        return state.best.isfinite() & far_from(goal, state.guess, t / self.steps, self.patience)\n",
+        "        return state.best.isfinite() & far\n",
         "        return state.best.isfinite()\n",
+        ENGINE,
+    ),
+    Mutation(
+        "a min-norm search that hurries is as patient as one that does not",
+        "attacks/searches/min_norm.py",
+        "self.patience / (2 * pace - 1))",
+        "self.patience)",
         ENGINE,
     ),
     Mutation(

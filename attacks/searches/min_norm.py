@@ -54,9 +54,8 @@ class FMN(Search):
 
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _FMNState)
-        return state.best.isfinite() & far_from(
-            goal, state.guess, t / self.steps, self.patience / (2 * pace - 1)
-        )
+        far = far_from(goal, state.guess, t / self.steps, self.patience / (2 * pace - 1))
+        return state.best.isfinite() & far
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
