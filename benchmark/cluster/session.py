@@ -76,7 +76,7 @@ def _unreachable(address: str, error: Exception) -> str:
     remedy = (
         "start one with `ray start --head`, or use --cluster local"
         if address == "auto"
-        else f"see that its head runs the same Ray and Python ({here}) with the same RAY_AUTH_MODE and token, "
+        else f"see that its head runs the same Ray, Python ({here}), RAY_AUTH_MODE and token, "
         "and that the port is open"
     )
     return f"No Ray cluster answers at {address} ({said}); {remedy}."
