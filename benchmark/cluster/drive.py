@@ -235,10 +235,13 @@ class _Drive:
             return {}  # it is on its way to another machine
         for label, (age, _) in seen.items():
             flight = self.flying[refs[label]]
-            if age > self.needs.patience and not flight.stalled:
+            if age <= self.needs.patience:
+                continue
+            if not flight.stalled:
                 note(f"{label} has shown no progress for {age / 60:.3g} min and is begun again.")
                 self.flying[refs[label]] = replace(flight, stalled=True)
-                self._end(partial(self.ray.cancel, refs[label], force=True))
+            # Until it has ended: a cancellation may be lost.
+            self._end(partial(self.ray.cancel, refs[label], force=True))
         return {label: said for label, (_, said) in seen.items()}
 
 
