@@ -280,13 +280,10 @@ def test_interrupted_anywhere_it_ends_in_the_identical_result(tmp_path, undistur
     run(tmp_path / "part", **spec)
     same_rows(rows_of(tmp_path / "part"), rows_of(whole))
     assert not list((tmp_path / "part").rglob("*.tmp"))
-    kept = [
-        sorted(p.read_bytes() for p in (place / "kept").rglob("*.*")) for place in (tmp_path / "part", whole)
-    ]
+    both = (tmp_path / "part", whole)
+    kept = [sorted(p.read_bytes() for p in (place / "kept").rglob("*.*")) for place in both]
     assert kept[0] == kept[1]
-    pictures = [
-        sorted(p.name for p in (place / "examples").iterdir()) for place in (tmp_path / "part", whole)
-    ]
+    pictures = [sorted(p.name for p in (place / "examples").iterdir()) for place in both]
     assert pictures[0] == pictures[1] != []
 
 

@@ -165,6 +165,7 @@ def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...
     for board in made:
         for row in board.rows:
             parts[row.entry.model.name].append(model.Part(board, row))
+    explained = "trust-checks" in documents.documents()
     for name, found in parts.items():
         entry = found[0].entry
         files = data.exports(f"data/models/{safe_name(name)}", [part.entry for part in found])
@@ -178,7 +179,7 @@ def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...
             card=model.card(entry),
             sections=[(part, *_drawn(part), pictures.get(part.entry.at)) for part in found],
             check_lines=model.check_lines,
-            explained="trust-checks" in documents.documents(),
+            explained=explained,
             files=sorted(files),
         )
 
