@@ -169,11 +169,13 @@ class Run:
     def claim(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor, rank: Tensor) -> None:
         """Hand over to the record what verified ranks improve, with sizes audited in float64."""
         ranks = self._confirmed(rows, x, rank).cpu().numpy()
-        better = np.flatnonzero(ranks > self.record.rank[0, rows])
+        better = np.flatnonzero(ranks > stage.known.rank[0, rows])
         if len(better):
             some = torch.from_numpy(better).to(x.device)
             size = stage.budget.size(x[some], origin[some]).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], x[some])
+            if stage.known is not self.record:
+                stage.known.claim(stage.number, rows[better], size, ranks[better], x[some])
 
     def _confirmed(self, rows: np.ndarray, x: Tensor, rank: Tensor) -> Tensor:
         """Ranks in which an embedding that was no number is one only if it is so again.

@@ -124,7 +124,7 @@ class Pool:
             self.of.claim(self.stage, rows, x, origin, rank)
             return
         size = self.stage.budget.size(x, origin).cpu().numpy()
-        worth = np.flatnonzero(self.of.record.worth(rows, size, rank.cpu().numpy()))
+        worth = np.flatnonzero(self.stage.known.worth(rows, size, rank.cpu().numpy()))
         if len(worth):
             some = self._tensor(worth)
             self.of.check(self.stage, rows[worth], x[some], origin[some])
@@ -173,7 +173,7 @@ class Pool:
 
     def _goal(self) -> Tensor:
         """The radius of the largest budget at which each row's aim still holds, 0 for none: (rows,)."""
-        holds = (self.of.record.rank[:, self.rows] <= self.aim).sum(0)
+        holds = (self.stage.known.rank[:, self.rows] <= self.aim).sum(0)
         return self.radii[self._tensor(holds)]
 
     def _settle(self) -> None:

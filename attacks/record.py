@@ -56,6 +56,15 @@ class Record:
         other.restore(self)
         return other
 
+    def blank(self) -> "Record":
+        """A record of the same queries in which nothing was found yet."""
+        return Record(self.clean, self.budgets, self.ks, self.reach)
+
+    def open(self, rows: np.ndarray) -> np.ndarray:
+        """Whether some k that can be broken still holds at some budget: (rows,)."""
+        aim = self.smallest(self.rank[0, rows])
+        return (aim > 0) & (aim <= self.reach[rows])
+
     def restore(self, other: "Record") -> None:
         """Take over everything found so far in `other`."""
         self.rank, self.by, self.size = other.rank.copy(), other.by.copy(), other.size.copy()

@@ -17,6 +17,8 @@ Aims = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class Stage:
     """One pass of an attack over some queries: at one budget, or (min-norm) under the largest one.
 
+    `known` is the record that leads the way: of this attack's own findings where it goes its own way.
+
     `aims(rows, tried, own)` says which k each row is to break next, 0 where there is none; `tried` is the
     largest k that the row has used up its steps on, `own` the largest rank that it has reached on its
     way (the clean one at first). All are (rows,) int64.
@@ -26,15 +28,19 @@ class Stage:
     number: int
     budget: Budget
     seed: int
+    known: Record
     aims: Aims
 
 
 def stages(record: Record, attack: Attack, number: int, seed: int) -> Iterator[Stage]:
     """The passes of an attack in their order; each looks at what the record holds when it begins."""
     stepped = isinstance(attack.search, Search)
-    make = (_min_norm if attack.min_norm else _per_budget) if stepped else _whole
-    for budget, aims in make(record, attack):
-        yield Stage(attack, number, budget, seed, aims)
+    if stepped and attack.min_norm:
+        own = record.blank()
+        yield Stage(attack, number, record.budgets[-1], seed, own, _min_norm(record, own))
+        return
+    for budget, aims in (_per_budget if stepped else _whole)(record, attack):
+        yield Stage(attack, number, budget, seed, record, aims)
 
 
 def _whole(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
@@ -71,21 +77,23 @@ def _per_budget(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]
         yield budget, aims
 
 
-def _min_norm(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
+def _min_norm(record: Record, own: Record) -> Aims:
     """One run under the largest budget, whose iterates fill every smaller one, k after k.
 
     A row is done with k once k is broken at the budget at which the k before it breaks (the smallest
-    budget for the first k): breaking more impostors cannot need less.
+    budget for the first k): breaking more impostors cannot need less. It goes by what this attack has
+    found itself, for as long as the record leaves anything to find: so a later attack walks as it does
+    alone, and finds what it finds alone.
     """
 
-    def aims(rows: np.ndarray, tried: np.ndarray, own: np.ndarray) -> np.ndarray:
+    def aims(rows: np.ndarray, tried: np.ndarray, reached: np.ndarray) -> np.ndarray:
         aim, floor = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        last = len(record.budgets) - 1
-        for k in record.ks:
-            holds = (floor <= last) & (record.rank[np.minimum(floor, last), rows] <= k)
-            wanted = holds & (k > tried) & (k <= record.reach[rows])
+        last = len(own.budgets) - 1
+        for k in own.ks:
+            holds = (floor <= last) & (own.rank[np.minimum(floor, last), rows] <= k)
+            wanted = holds & (k > tried) & (k <= own.reach[rows])
             aim = np.where((aim == 0) & wanted, k, aim)
-            floor = (record.rank[:, rows] <= k).sum(0)
-        return aim
+            floor = (own.rank[:, rows] <= k).sum(0)
+        return np.where(record.open(rows), aim, 0)
 
-    yield record.budgets[-1], aims
+    return aims

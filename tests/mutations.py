@@ -137,6 +137,13 @@ MUTATIONS = (
         ENGINE,
     ),
     Mutation(
+        "in a suite a min-norm attack walks by what others found",
+        "attacks/stages.py",
+        "own = record.blank()",
+        "own = record",
+        ENGINE,
+    ),
+    Mutation(
         "ties count for the model",
         "attacks/retrieval.py",
         "gallery.exact(vectors[rows], items) >= best[rows.to(best.device)]",

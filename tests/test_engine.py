@@ -217,13 +217,22 @@ def test_attacks_aim_at_every_k() -> None:
         assert (record.rank[0] > 1).sum() >= (only_first.rank[0] > 1).sum() - 1
 
 
-@pytest.mark.parametrize("name", ["pgd:steps=8", "apgd:steps=8"])
-def test_an_attack_finds_in_a_suite_what_it_finds_alone(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm", "eps"),
+    [
+        ("pgd:steps=8", "linf", ["0.02", "0.05", "0.1"]),
+        ("apgd:steps=8", "linf", ["0.02", "0.05", "0.1"]),
+        ("cw:steps=8", "linf", ["0.02", "0.05", "0.1"]),
+        ("cw:steps=8", "l2", ["0.1", "0.25", "0.5"]),
+        ("ddn:steps=8", "l2", ["0.1", "0.25", "0.5"]),
+    ],
+)
+def test_an_attack_finds_in_a_suite_what_it_finds_alone(name: str, norm: str, eps: list[str]) -> None:
     """Another one has broken the small ks: who starts at a large k misses what the way there finds."""
-    world, eps = noisy_world(classes=16), ["0.02", "0.05", "0.1"]
-    alone = world.run(find_attack(name), "linf", eps)
+    world = noisy_world(classes=16)
+    alone = world.run(find_attack(name), norm, eps)
     with frozen(world.model):
-        suite = world.open("linf", eps)
+        suite = world.open(norm, eps)
         suite.attack(find_attack("fmn:steps=4"), 0)
         small = (suite.record.rank > 1) & (suite.record.rank <= 4)
         assert small.sum() > 5, "nothing is left to climb to"
