@@ -18,6 +18,7 @@ from attacks.attack import Attack
 from attacks.budget import NORMS
 from attacks.catalogue import Suite, attack_table, find_suite
 from attacks.errors import UserError
+from attacks.layout import channels_last
 from attacks.objectives import Transfer
 from attacks.searches import Search
 from attacks.table import unknown
@@ -290,7 +291,8 @@ def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settin
 
 
 def _pass(module: nn.Module, x: Tensor, amp: bool) -> None:
-    x = x.clone().requires_grad_()
+    # In the order in which the engine shows images: a plain one takes up to twice as long.
+    x = channels_last(x.clone()).requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
         vectors = check_output(look(module, x), len(x))
     # A model without a gradient can be shown to attacks that need none.

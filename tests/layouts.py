@@ -64,7 +64,7 @@ def write_omniglot(root: Path) -> Path:
     for half, alphabets in halves.items():
         for seed, alphabet in enumerate(alphabets):
             for character in (1, 2):
-                for drawer in (1, 2):
+                for drawer in (1, 2, 3, 4, 5, 6):
                     name = f"{alphabet}/character{character:02}/{seed:03}{character}_{drawer:02}.png"
                     write_image(
                         root / f"images_background_small{half}" / name, 100 * half + seed, (105, 105), "1"

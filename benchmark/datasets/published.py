@@ -1,7 +1,8 @@
 """The published datasets: one reader each, over the layouts in which they are handed out."""
 
 import importlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,23 @@ def load_pml(class_name: str, spec: DatasetSpec, root: Path | None, split: str) 
     return leave_one_out(spec, place, split, files, Transform(side=spec.shape[1]))
 
 
-# Of each test class the first so many images are queries; all are gallery. Intervals are over classes,
-# so more queries of a class say little more, and the embedded set should be scored in minutes.
-GLYPH_QUERIES = 5
+# Of each test class of the two sets of characters the first so many images are queries; all are gallery.
+# Intervals are over classes, so more queries of a class say little more, and these sets are there to be
+# scored in minutes.
+CHARACTER_QUERIES = 5
+
+
+def first_of_each(labels: Sequence[int], split: str) -> np.ndarray | None:
+    """Places of the queries of a set of characters: (Q,) int64; None, all of them, of what trains."""
+    if split != "test":
+        return None
+    seen: Counter[int] = Counter()
+    places = []
+    for place, label in enumerate(labels):
+        seen[label] += 1
+        if seen[label] <= CHARACTER_QUERIES:
+            places.append(place)
+    return np.array(places, np.int64)
 
 
 def load_glyphs(spec: DatasetSpec, root: Path | None, split: str) -> RetrievalTask:
@@ -82,8 +97,7 @@ def load_glyphs(spec: DatasetSpec, root: Path | None, split: str) -> RetrievalTa
     spec.check_size(split, labels.tolist(), glyphs.FILE)
     tensor = torch.from_numpy(images[:, None].astype(np.float32) / np.float32(255))
     names = {int(y): characters[y] for y in np.unique(labels)}
-    place = np.array([np.sum(labels[:i] == y) for i, y in enumerate(labels)])
-    query = np.flatnonzero(place < GLYPH_QUERIES) if split == "test" else None
+    query = first_of_each(labels.tolist(), split)
     return RetrievalTask.leave_one_out(tensor, labels, query, ks=spec.ks, name=spec.name, class_names=names)
 
 
@@ -102,7 +116,8 @@ def load_omniglot(spec: DatasetSpec, root: Path | None, split: str) -> Retrieval
     files = [(path, label) for label, folder in enumerate(characters) for path in image_files(folder)]
     names = {label: f"{folder.parent.name}/{folder.name}" for label, folder in enumerate(characters)}
     transform = Transform(side=28, mode="L", crop=False, invert=True)
-    return leave_one_out(spec, source, split, files, transform, class_names=names)
+    query = first_of_each([label for _, label in files], split)
+    return leave_one_out(spec, source, split, files, transform, query=query, class_names=names)
 
 
 def load_visualphish(spec: DatasetSpec, root: Path | None, split: str) -> RetrievalTask:
