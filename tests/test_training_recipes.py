@@ -1,7 +1,9 @@
 """Recipes: inner maximisations against hand-computed cases, losses by hand, names and errors."""
 
+import inspect
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +89,13 @@ def test_each_role_reaches_the_corner_that_was_worked_out(role):
     assert torch.allclose(moved.flatten(), torch.tensor(expected), atol=1e-6)
 
 
+def test_an_anchor_heeds_both_its_positive_and_its_negative():
+    # Away from (.9, .62) alone is (-, -), toward (.62, .9) alone is (+, +); together (-, +), from anywhere.
+    step = step_of(pixels((0.5, 0.5), (0.9, 0.62), (0.62, 0.9)), [0, 0, 1])
+    moved = moved_by("anchor", step, Linf("0.1"))
+    assert torch.allclose(moved.flatten(), torch.tensor([0.4, 0.6]), atol=1e-6)
+
+
 def test_cosine_turns_the_image_where_the_euclidean_distance_would_lengthen_it():
     # On the circle only the angle counts: (.3, .3) flees (.6, .4) to the corner (.2, .4).
     step = step_of(pixels((0.6, 0.4), (0.3, 0.3), (0.9, 0.0)), [0, 0, 1])
@@ -129,6 +138,32 @@ def test_panum_takes_the_loss_of_one_perturbed_sample_against_clean_ones():
     recipe = Panum2021(loss="contrastive", distance="euclidean", eps="0.1", warmup=0.0)
     step = step_of(pixels((0.4,), (0.6,), (0.0,), (0.1,)), [0, 0, 1, 1], Scale())
     assert recipe(step).item() == pytest.approx(2.25, abs=1e-4)
+
+
+def test_panum_pulls_a_negative_toward_its_clean_anchor():
+    # Two at 4.0, two at 4.5, radius 0.1: each negative comes to 0.4 of its anchor, which costs 1 - 0.4.
+    # Had the anchor moved as well it would be 0.7, had none 0.5.
+    step = step_of(pixels((0.4,), (0.4,), (0.45,), (0.45,)), [0, 0, 1, 1], Scale())
+    recipe = Panum2021(loss="contrastive", role="negative", **{**FAR, "eps": "0.01"})
+    assert recipe(step).item() == pytest.approx(0.6, abs=1e-4)
+
+
+def test_panum_takes_the_triplet_loss_of_a_positive_that_fled():
+    # The same places, radius 0.4: each positive gets 0.4 away, the negatives stay at 0.5: 0.4 - 0.5 + 0.2.
+    step = step_of(pixels((0.4,), (0.4,), (0.45,), (0.45,)), [0, 0, 1, 1], Scale())
+    assert Panum2021(**{**FAR, "eps": "0.04"})(step).item() == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [Panum2021, EST])
+def test_the_noise_of_an_adversary_follows_from_the_seed_of_the_step(recipe):
+    labels, draw = [0, 0, 1, 1], torch.Generator().manual_seed(1)
+    images, batches = torch.rand(4, 1, 3, 3, generator=draw).tolist(), []
+    for seed in (3, 3, 4):
+        model = Watch()
+        torch.manual_seed(0)
+        recipe(norm="l2", eps="0.1", warmup=0.0)(replace(step_of(images, labels, model), seed=seed))
+        batches += model.batches
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
 
 
 def test_an_attack_rate_of_zero_is_natural_training():
@@ -272,6 +307,14 @@ def test_hm_stops_once_it_is_as_hard_as_the_loss_of_the_step_before_says():
     assert recipe(step).item() == pytest.approx(0.05, abs=1e-4), "a new training begins anew"
 
 
+def test_hm_asks_for_no_less_than_minus_the_margin_however_large_the_loss_was():
+    # Ten steps of 0.4 from -1.75: -0.55 would do for a loss of 0.85, but -0.2 is asked for, so -0.15.
+    recipe = only(HM(steps=10, **FAR), 0, 1, 2)
+    recipe.previous.fill_(0.85)
+    step = step_of(pixels((0.5,), (0.3,), (0.875,)), [0, 0, 1], Watch())
+    assert recipe(step).item() == pytest.approx(0.05, abs=1e-4)
+
+
 def test_hm_at_its_ends_is_min_max_and_regular_training():
     # Anchor 5, positive 3, negative 9, all the way: 6, 2, 8, hardness 4 - 2.
     step = step_of(pixels((0.5,), (0.3,), (0.9,)), [0, 0, 1], Watch())
@@ -327,6 +370,42 @@ def test_miners_pick_what_their_name_says(name):
                 assert gaps[a, n] < own.max() and gaps[a, p] > others.min()
                 preferred += 1
     assert preferred > 50 or name == "random"
+
+
+def test_distance_weighted_negatives_lie_where_the_loss_is_not_zero():
+    # Of each anchor nine negatives are opposite, 1.9 away or more, and one is near: only that one is drawn.
+    draw = torch.Generator().manual_seed(0)
+    axis = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    places = torch.cat([axis.repeat(3, 1), -axis.repeat(9, 1)]) + 0.1 * torch.randn(12, 4, generator=draw)
+    labels = torch.tensor([0, 0, 1, *([2] * 3), *([3] * 3), *([4] * 3)])
+    anchors, positives, negatives = MINERS["distance"]("cosine")(places, labels)
+    for anchor in (0, 1):
+        (place,) = (anchors == anchor).nonzero()[:, 0].tolist()
+        assert (positives[place].item(), negatives[place].item()) == (1 - anchor, 2)
+
+
+@pytest.mark.parametrize(("far", "pushed"), [(0.07, (1 - 0.7 + 1 - 0.5) / 2), (0.15, 0.0)])
+def test_contrastive_pulls_all_the_way_and_pushes_to_a_distance_of_one(far, pushed):
+    # Positives 0.2 apart; their negative is 0.7 and 0.5 away, or 1.5 and 1.3.
+    recipe = Natural(loss="contrastive", distance="euclidean")
+    both = torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2, 2])
+    recipe._pairing = replace(recipe._pairing, mine=lambda vectors, labels: both)
+    loss = recipe(step_of(pixels((0.0,), (0.02,), (far,)), [0, 0, 1], Scale())).item()
+    assert loss == pytest.approx(0.2 + pushed, abs=1e-5)
+
+
+def test_multi_similarity_follows_its_formula():
+    recipe = Natural(loss="multi-similarity")
+    recipe._pairing = replace(recipe._pairing, mine=lambda vectors, labels: ())
+    angles, labels = [0.1, 0.15, 0.3, 0.38], [5, 5, 7, 7]
+    loss = recipe(step_of(pixels(*((angle,) for angle in angles)), labels, Circle())).item()
+    terms = []
+    for i, label in enumerate(labels):
+        close = [math.cos(math.pi * (angle - angles[i])) for angle in angles]
+        pull = sum(math.exp(-2 * (close[j] - 0.5)) for j in range(4) if j != i and labels[j] == label)
+        push = sum(math.exp(50 * (close[j] - 0.5)) for j in range(4) if labels[j] != label)
+        terms.append(math.log(1 + pull) / 2 + math.log(1 + push) / 50)
+    assert loss == pytest.approx(sum(terms) / 4, rel=1e-4)
 
 
 def test_an_anchor_without_a_positive_is_left_out():
@@ -422,6 +501,13 @@ def test_recipes_describe_all_their_parameters():
         "warmup": 0.3,
     }
     assert {name: recipe.name for name, recipe in RECIPES.items()} == {name: name for name in RECIPES}
+
+
+def test_a_recipe_is_short():
+    """At most 60 lines beside the shared loop, as docs/add-a-recipe.md promises."""
+    for name, recipe in RECIPES.items():
+        text = Path(inspect.getsourcefile(recipe)).read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 60, name
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,10 @@ class HM(Robust):
         anchor, positive, negative = self._mine(clean := self.clean(step), step.labels)
         cap = self._wanted(self, clean, step.labels, self.previous.clamp_max(self.margin))
         cap = cap.expand(len(clean))[anchor]
-
-        def short(vectors: Tensor) -> Tensor:
-            return -relu(cap - self.hardness(*vectors.chunk(3))).repeat(3)
-
         images = step.images[torch.cat([anchor, positive, negative])]
-        moved = self.attack(step, images, short, short_pgd(self.steps))
+        moved = self.attack(
+            step, images, lambda z: -relu(cap - self.hardness(*z.chunk(3))).repeat(3), short_pgd(self.steps)
+        )
         joint = torch.cat([moved, step.images]) if self.ics else moved
         vectors, batch = self.unit(step.embed(joint)).tensor_split([len(moved)])
         loss = relu(self.hardness(*vectors.chunk(3)) + self.margin).mean()
