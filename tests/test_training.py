@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from attacks.budget import Linf
 from attacks.errors import UserError
 from models import snapshots
 from models.recipes import (
@@ -161,6 +162,71 @@ def test_the_average_follows_the_weights_with_its_decay():
     train(model, images, labels, Push(), settings, quiet=True)
     # Adam's first step has the length of the rate: half-way through the only step it is 0.05.
     assert torch.allclose(before - model[5].bias, torch.tensor(0.05 * 0.25), atol=1e-5)
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(0.5, 0.5), (1e9, None), (0.0, None)])
+def test_the_gradient_is_cut_to_its_length(clip, expected):
+    images, labels = synthetic()
+
+    class Steep(Spy):
+        def forward(self, step):
+            return 1e3 * super().forward(step)
+
+    model = network()
+    settings = Settings(epochs=1, steps=1, batch=12, held_out=0.0, clip=clip)
+    train(model, images, labels, Steep(), settings, quiet=True)
+    length = torch.stack([parameter.grad.norm() for parameter in model.parameters()]).norm().item()
+    assert length == pytest.approx(0.5, rel=1e-4) if expected else length > 10
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_mixed_precision_is_for_the_network_alone(amp):
+    images, labels = synthetic()
+    inside, outside = set(), set()
+
+    class Look(Spy):
+        def forward(self, step):
+            vectors = step.embed(step.images)
+            outside.add((vectors.dtype, torch.is_autocast_enabled("cpu")))
+            return vectors.square().mean()
+
+    model = network()
+    model[0].register_forward_hook(lambda module, given, made: inside.add(made.dtype))
+    settings = Settings(epochs=1, steps=1, batch=12, held_out=0.0, amp=amp)
+    train(model, images, labels, Look(), settings, quiet=True)
+    assert inside == {torch.bfloat16 if amp else torch.float32} and outside == {(torch.float32, False)}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_the_averaged_weights_are_those_that_are_validated_and_returned(monkeypatch):
+    images, labels = synthetic()
+    seen, recalls = [], iter((0.2, 0.9, 0.5))
+
+    def score(self, model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"recall": next(recalls)}
+
+    monkeypatch.setattr(Validation, "score", score)
+    model = network()
+    settings = Settings(epochs=3, steps=2, batch=12, held_out=0.25, ema=0.9)
+    live = []
+    spy = Spy()
+    spy.register_forward_hook(lambda *_: live.append(model[5].weight.detach().clone()))
+    result = train(model, images, labels, spy, settings, quiet=True)
+    assert result.epoch == 2 and same(result.weights, seen[1]) and same(model.state_dict(), seen[1])
+    # The live weights before the first step of the third epoch are those after the second.
+    assert not torch.equal(live[-2], seen[1]["5.weight"])
+
+
+def test_clean_and_adversarial_recall_choose_the_epoch_together(monkeypatch):
+    """Either alone can be had for nothing: the first is the best clean one, the last the most robust."""
+    images, labels = synthetic()
+    told = iter([(0.9, 0.0), (0.6, 0.5), (0.3, 0.7)])
+    names = "recall", "adversarial"
+    monkeypatch.setattr(Validation, "score", lambda *_: dict(zip(names, next(told), strict=True)))
+    settings = Settings(epochs=3, steps=1, batch=12, held_out=0.25)
+    result = train(network(), images, labels, Natural(), settings, quiet=True)
+    assert result.epoch == 2 and result.validation == {"recall": 0.6, "adversarial": 0.5}
 
 
 CASES = {
@@ -493,6 +559,16 @@ def test_validation_agrees_with_counting_by_hand():
     # The lone image of class 2 has no match and does not count.
     scores = Validation(lambda at: images[at], rows, labels, "euclidean").score(nn.Flatten())
     assert scores == {"recall": 0.5}
+
+
+def test_adversarial_validation_agrees_with_counting_by_hand():
+    # On a line 0, .1 | .5, .6: within .25 the inner two get nearer to the other class (.35 is .15 from .5
+    # and .35 from 0), the outer two do not (.25 is .15 from .1 and .25 from .5).
+    images = torch.tensor([0.0, 0.1, 9.0, 0.5, 0.6]).view(5, 1, 1, 1)
+    labels, rows = np.array([0, 0, 1, 1]), np.array([0, 1, 3, 4])
+    for radius, held in (("0.25", 0.5), ("0.15", 1.0)):
+        validation = Validation(lambda at: images[at], rows, labels, "euclidean", Linf(radius))
+        assert validation.score(nn.Flatten()) == {"recall": 1.0, "adversarial": held}
 
 
 def test_validation_sees_the_plain_images_and_training_the_others():
