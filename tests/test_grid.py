@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from attacks.errors import UserError
+from attacks.victim import Victim
 from benchmark.candidate import Candidate
 from benchmark.evaluation import evaluate
-from benchmark.grid import GridSpec, Plan, Summary, make_plan, read_grid, run_plan
+from benchmark.grid import GridSpec, Plan, Summary, make_plan, read_grid, run_plan, seconds_per_pass
 from benchmark.scoring import Settings, quiet
 from benchmark.tasks import RetrievalTask
 from leaderboard import load_results
@@ -78,6 +79,24 @@ def test_the_plan_names_every_cell_and_bounds_its_cost(tmp_path):
     assert 0 < sum(work.backward for work in spent) <= plan.most_passes
     again = plan_of(tmp_path, models, tasks, suites=["quick", "standard"], norms=[])
     assert again.shards == (0, plan.shards[1]) and again.most_passes == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_plan_times_images_in_the_order_that_the_engine_shows(channels):
+    """A convolution may take twice as long in the other one, and so would the forecast."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x.stride())
+            return x.flatten(1)
+
+    images = torch.rand(20, channels, 6, 6)
+    task = RetrievalTask.leave_one_out(images, np.arange(20) // 2, budgets={"linf": ["0.1"]})
+    assert seconds_per_pass(Candidate.of_module(Spy(), "cosine", "spy"), task, CPU) > 0
+    timed, victim = seen[-1], Victim(Spy(), None)
+    victim.probe(images, gradient=True)
+    assert seen[-1] == timed
 
 
 @pytest.mark.parametrize("queries", [1, 15, 16, 17, 40])

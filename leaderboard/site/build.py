@@ -33,12 +33,13 @@ _MANIFEST = "robustdml-site.json"
 
 @dataclass
 class _Site:
-    """A site in the making: its folder, what was written into it, and what the index lists."""
+    """A site in the making: its folder, what was written into it, what the index lists, the pages of docs."""
 
     out: Path
     written: set[str] = field(default_factory=set)
     links: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     places: list[tuple[str, str]] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=documents.documents)
 
     def put(self, name: str, content: bytes) -> None:
         """Write one file, by its place in the site."""
@@ -77,7 +78,7 @@ def write_site(
             f"{results}: no whole result is in this folder; run `robustdml run` or `robustdml submit` first"
         )
     earlier, site = _earlier(out), _Site(out)
-    site.places = _places(bool(compared), bool(documents.documents()))
+    site.places = _places(bool(compared), bool(site.documents))
     for name, content in shared_files().items():
         site.put(f"static/{name}", content)
     made = boards(entries)
@@ -165,7 +166,7 @@ def _models(site: _Site, made: Sequence[Board], pictures: Mapping[tuple[str, ...
     for board in made:
         for row in board.rows:
             parts[row.entry.model.name].append(model.Part(board, row))
-    explained = "trust-checks" in documents.documents()
+    explained = "trust-checks" in site.documents
     for name, found in parts.items():
         entry = found[0].entry
         files = data.exports(f"data/models/{safe_name(name)}", [part.entry for part in found])
@@ -242,14 +243,13 @@ def _ers(site: _Site, scored: Sequence[ErsRow]) -> None:
         ers=documents.html(ers_table.reported_table(published)),
         suspect=ers_table.SUSPECT,
         smaller=ers_table.SMALLER,
-        explained="ers" in documents.documents(),
+        explained="ers" in site.documents,
     )
 
 
 def _documents(site: _Site) -> None:
-    texts = documents.documents()
-    for name, text in texts.items():
-        made = documents.html(text, frozenset(texts), trusted=True)
+    for name, text in site.documents.items():
+        made = documents.html(text, frozenset(site.documents), trusted=True)
         title = documents.title(text, name)
         site.page(f"docs/{name}.html", "text.html", title=title, text=made, files=[])
         site.links["Read on"].append((f"docs/{name}.html", title))
