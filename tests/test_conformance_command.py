@@ -28,7 +28,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_example_of_the_docs_is_short_and_passes_as_a_file(robustdml, tmp_path):
     written = [line for line in EXAMPLE.splitlines() if line.strip()]
-    assert len([line for line in written if not line.startswith(("from", "import"))]) <= 25
+    assert len(written) <= 25, "imports and all"
     (tmp_path / "my_attack.py").write_text(EXAMPLE, encoding="utf-8")
     ended = robustdml("check-attack", "my_attack.py:attack")
     assert ended.code == 0, ended.out
@@ -90,6 +90,9 @@ def test_the_docs_register_the_example_under_its_own_names():
     text = (ROOT / "docs" / "add-an-attack.md").read_text(encoding="utf-8")
     assert '[project.entry-points."robustdml.attacks"]' in text
     assert 'bim = "my_attack:attack"' in text and "check-attack my_attack.py:attack" in text
+    for page in ("add-an-attack", "add-a-recipe"):
+        lines = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 60 and max(map(len, lines)) <= 120, "a page is a screen"
 
 
 @pytest.mark.parametrize(

@@ -564,8 +564,8 @@ def test_validation_agrees_with_counting_by_hand():
 def test_adversarial_validation_agrees_with_counting_by_hand():
     # On a line 0, .1 | .5, .6: within .25 the inner two get nearer to the other class (.35 is .15 from .5
     # and .35 from 0), the outer two do not (.25 is .15 from .1 and .25 from .5).
-    images = torch.tensor([0.0, 0.1, 9.0, 0.5, 0.6]).view(5, 1, 1, 1)
-    labels, rows = np.array([0, 0, 1, 1]), np.array([0, 1, 3, 4])
+    images = torch.tensor([0.9, 0.0, 0.1, 0.5, 0.6]).view(5, 1, 1, 1)
+    labels, rows = np.array([0, 0, 1, 1]), np.array([1, 2, 3, 4])
     for radius, held in (("0.25", 0.5), ("0.15", 1.0)):
         validation = Validation(lambda at: images[at], rows, labels, "euclidean", Linf(radius))
         assert validation.score(nn.Flatten()) == {"recall": 1.0, "adversarial": held}
