@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks.catalogue import find_suite
+from attacks.catalogue import ENGINE, find_suite
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
 from benchmarks.strength import Judged, Line, Referee, compare, markdown, rivals_for, verdict
@@ -73,3 +73,13 @@ def test_a_weak_suite_is_found_out_and_a_finished_rival_is_not_run_again(referee
     assert referee.ranks(strong, "linf")["forward"] == -1, "read, not run"
     path.write_text(json.dumps({**kept, "forward": -1, "facts": {"model": "another"}}))
     assert referee.ranks(strong, "linf")["forward"] == kept["forward"], "run again: other facts"
+
+
+def test_what_an_older_engine_found_is_not_read(referee: Referee, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = find_suite(["noise:steps=1"])
+    found = referee.ranks(suite, "linf")
+    path = referee.path(suite, "linf")
+    path.write_text(json.dumps({**found, "forward": -1}))
+    assert referee.ranks(suite, "linf")["forward"] == -1
+    monkeypatch.setattr("attacks.catalogue.ENGINE", ENGINE + 1)
+    assert referee.ranks(suite, "linf")["forward"] == found["forward"], "run again: another engine"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_no_classes_held_out_trains_on_all_and_returns_the_last_epoch():
     assert same(result.weights, model.state_dict()) and not model.training
 
 
+def test_the_seed_decides_which_classes_validate_and_what_a_step_sees():
+    images, labels = synthetic()
+    held, seen = [], []
+    for seed in (0, 0, 1):
+        held.append(tuple(split_classes(labels, 0.25, seed)[1]))
+        spy = Spy()
+        settings = replace(SHORT, held_out=0.0, seed=seed)
+        train(network(), images, labels, spy, settings, quiet=True)
+        seen.append((tuple(torch.cat([s.images for s in spy.steps]).flatten().tolist()), spy.steps[0].seed))
+    assert held[0] == held[1] != held[2] and seen[0] == seen[1]
+    assert seen[0][0] != seen[2][0] and seen[0][1] != seen[2][1]
+
+
 class Spy(Recipe):
     """Remembers what the loop hands to a recipe."""
 
@@ -145,6 +159,7 @@ def test_frozen_batchnorm_keeps_its_statistics_and_live_does_not():
         settings = Settings(epochs=1, steps=3, batch=12, held_out=0.0, batchnorm=policy)
         train(model, images, labels, Natural(), settings, quiet=True)
         assert bool(model[1].running_mean.abs().sum() > 0) == moved
+        assert not torch.equal(model[1].weight, torch.ones(12)), "scale and shift learn under both"
 
 
 def test_the_average_follows_the_weights_with_its_decay():
@@ -510,13 +525,14 @@ def test_the_outlook_counts_what_a_step_sends_through_the_network_and_changes_no
 def test_the_curves_are_in_the_csv_and_in_tensorboard_once_each(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     images, labels = synthetic()
+    robust = partial(Panum2021, eps="0.05", steps=1)
     with pytest.raises(StopError):
-        train(network(), images, labels, Natural(), SHORT, tmp_path, augment=stopping(8), quiet=True)
-    result = train(network(), images, labels, Natural(), SHORT, tmp_path, augment=stopping(-1), quiet=True)
+        train(network(), images, labels, robust(), SHORT, tmp_path, augment=stopping(8), quiet=True)
+    result = train(network(), images, labels, robust(), SHORT, tmp_path, augment=stopping(-1), quiet=True)
     curves = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     curves.Reload()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    for name in ("loss", "recall"):
+    for name in ("loss", "recall", "adversarial"):
         drawn = [(event.step, event.value) for event in curves.Scalars(name)]
         assert [step for step, _ in drawn] == [1, 2, 3, 4]
         assert [value for _, value in drawn] == pytest.approx([row[name] for row in result.history])

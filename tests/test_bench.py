@@ -1,0 +1,103 @@
+"""`make bench`: its arithmetic, and that rivals are scored by the rule that ours are scored by."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("foolbox")
+
+from attacks.victim import frozen
+from benchmark.scoring import Scorer, Settings
+from benchmarks import grid, metrics, overhead
+from benchmarks.grid import MIN_NORM, OURS, PER_BUDGET, Lap
+from benchmarks.worlds import WORLDS
+from tests.grid_worlds import perceptron, small_task
+
+RADII = ["0.005", "0.02", "0.1"]
+
+
+@pytest.fixture
+def scorer():
+    with frozen(perceptron()) as model:
+        yield Scorer(model, small_task(budgets={"linf": RADII}), settings=Settings("cpu"))
+
+
+def laps(seconds, recall=(0.5, 0.2)):
+    return [Lap(np.array(recall), 1.0, each) for each in (9 * seconds, seconds, seconds / 9)]
+
+
+def results(**ours):
+    named = {f"ours: {name}": laps(10.0) for name in OURS}
+    every = {"ours: fmn:steps=20, k = 1 2": laps(24.0), MIN_NORM: laps(30.0), PER_BUDGET: laps(90.0)}
+    return named | every | {f"ours: {OURS[int(place[1:])]}": found for place, found in ours.items()}
+
+
+def test_a_race_is_run_by_our_fastest_search_that_is_strong_enough():
+    fast, strong = laps(1.0, (0.506, 0.2)), laps(8.0, (0.505, 0.1))
+    one, other = grid.judge(results(_0=fast, _1=strong), "convnet")
+    assert one["ours"] == other["ours"] == f"ours: {OURS[1]}" and one["weaker"] == [f"ours: {OURS[0]}"]
+    assert (one["rival"], one["times"], one["holds"]) == (MIN_NORM, 30 / 8, True)
+    assert one["above"] == pytest.approx(0.5)
+    assert (other["rival"], other["times"], other["holds"]) == (PER_BUDGET, 90 / 8, True)
+    # The medians are 10, 30 and 90 s: 3 and 9 times as fast, then not enough of either.
+    assert [race["holds"] for race in grid.judge(results(), "convnet")] == [True, True]
+    slow = {f"_{i}": laps(12.5) for i in range(len(OURS))}
+    assert [race["holds"] for race in grid.judge(results(**slow), "convnet")] == [False, False]
+    assert [race["holds"] for race in grid.judge(results(**slow), "resnet18")] == [True, False]
+    assert [world.against_min_norm for world in WORLDS.values()] == [2.5, 1.7]
+    weak = {f"_{i}": laps(1.0, (0.6, 0.2)) for i in range(len(OURS))}
+    assert [race["holds"] for race in grid.judge(results(**weak), "convnet")] == [False, False]
+
+
+def test_all_ks_are_held_against_the_first():
+    assert grid.all_ks(results()) == pytest.approx(2.4)
+
+
+def test_a_rival_is_scored_by_our_rule(scorer):
+    clean = (scorer.clean.rank <= 1).mean()
+    idle = grid.theirs(scorer, scorer.model, lambda model, x, marks, radii: [x] * len(radii))
+    assert idle.recall.tolist() == [clean] * 3, "clean failures count, clean images break nothing"
+    afar = grid.theirs(scorer, scorer.model, lambda model, x, marks, radii: [1 - x] * len(radii))
+    assert afar.recall.tolist() == [clean] * 3, "what leaves the ball counts for nothing"
+    search = grid.of_foolbox(grid.foolbox.attacks.LInfFMNAttack(steps=20))
+    fmn, ours = grid.theirs(scorer, scorer.model, search), grid.ours(scorer, "fmn:steps=20")
+    assert (np.diff(fmn.recall) <= 0).all() and fmn.recall[-1] < clean - 0.3 and fmn.passes > 10
+    assert abs(fmn.recall - ours.recall).max() <= 0.1
+    usual = grid.theirs(scorer, scorer.model, grid.usual_pgd())
+    assert (np.diff(usual.recall) <= 0).all() and usual.recall[-1] < clean - 0.3
+    assert usual.passes == pytest.approx(20 * len(RADII) * clean), "20 steps at every radius, on what holds"
+
+
+def test_the_bare_loop_repeats_the_passes_of_the_engine(scorer):
+    threads = torch.get_num_threads()
+    batches, meter = overhead.noted(scorer, "pgd:steps=5")
+    passes = [one for some in batches for one in some]
+    assert len(batches) <= max(1, threads) and sum(rows for rows, _ in passes) >= meter.forward
+    assert sum(rows for rows, gradient in passes if gradient) >= meter.backward > 0
+    again, images = [], scorer.task.load(scorer.task.query[:16])
+    tap = overhead.Tap(scorer.model)
+    overhead.bare(tap, batches, images)
+    for some in tap.seen.values():
+        again += some
+    assert sorted(again) == sorted(passes)
+
+
+def test_metrics_agree_and_are_exact(capsys):
+    found = {name: make(*metrics.made_up(1500)) for name, make in metrics.CONTESTANTS.items()}
+    for name in ("faiss", "custom"):
+        assert found[name] == pytest.approx(found["ours"], abs=1e-6), name
+    assert metrics.differing(1500) == 0
+    lap = {"peak_gib": 1.0, "p1": 1, "rp": 1, "map": 1}
+    for ours, theirs, peak, said in ((1, 2, 1.2, "holds"), (1, 1.9, 1.2, "fails"), (1, 2, 1.21, "fails")):
+        mine = [lap | {"seconds": ours, "peak_gib": peak}]
+        metrics.show({"ours": mine, "faiss": [lap | {"seconds": theirs}]})
+        assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_make_bench_meets_every_rival_of_the_issue():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.split("\nbench:")[1].split("\n\n")[0]
+    for part in ("benchmarks.overhead", "benchmarks.grid", "benchmarks.metrics --custom-knn --exact"):
+        assert part in recipe
