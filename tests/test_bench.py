@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("foolbox")
 
+import benchmark.metrics
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
 from benchmarks import grid, metrics, overhead
@@ -76,12 +77,21 @@ def test_the_bare_loop_repeats_the_passes_of_the_engine(scorer):
     passes = [one for some in batches for one in some]
     assert len(batches) <= max(1, threads) and sum(rows for rows, _ in passes) >= meter.forward
     assert sum(rows for rows, gradient in passes if gradient) >= meter.backward > 0
-    again, images = [], scorer.task.load(scorer.task.query[:16])
-    tap = overhead.Tap(scorer.model)
+    again, images, back = [], scorer.task.load(scorer.task.query[:16]), []
+
+    class Both(overhead.Tap):
+        def forward(self, x):
+            vectors = super().forward(x)
+            if vectors.requires_grad:
+                vectors.register_hook(lambda slope: back.append(len(slope)))
+            return vectors
+
+    tap = Both(scorer.model)
     overhead.bare(tap, batches, images)
     for some in tap.seen.values():
         again += some
     assert sorted(again) == sorted(passes)
+    assert sorted(back) == sorted(rows for rows, gradient in passes if gradient)
 
 
 def test_metrics_agree_and_are_exact(capsys):
@@ -94,6 +104,19 @@ def test_metrics_agree_and_are_exact(capsys):
         mine = [lap | {"seconds": ours, "peak_gib": peak}]
         metrics.show({"ours": mine, "faiss": [lap | {"seconds": theirs}]})
         assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_query_that_is_ranked_wrong_is_counted(monkeypatch):
+    real = benchmark.metrics.clean_metrics
+
+    def wrong(*given):
+        found = real(*given)
+        found.rank[[3, 5]] += 1
+        found.average_precision[7] += 0.01
+        return found
+
+    monkeypatch.setattr("benchmark.metrics.clean_metrics", wrong)
+    assert metrics.differing(1500) == 3
 
 
 def test_make_bench_meets_every_rival_of_the_issue():
