@@ -18,7 +18,7 @@ from attacks import bridge
 from attacks.attack import Attack, split_options
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
-from attacks.objectives import Drift, Margin, Push, Transfer
+from attacks.objectives import Crowd, Drift, Margin, Push, Transfer
 from attacks.robrank import NAME as ROBRANK
 from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Square
 from attacks.table import Table
@@ -41,6 +41,7 @@ _ATTACKS = (
     Attack(
         "apgd-push", Push(), APGD(), declares=_GRADIENT, about="APGD away from the nearest other positive"
     ),
+    Attack("apgd-crowd", Crowd(), APGD(), declares=_GRADIENT, about="APGD toward the 50 nearest impostors"),
     Attack(
         "mim", Margin(), Momentum(stride=4.0), declares=_GRADIENT, about="FGSM in small steps, with momentum"
     ),
@@ -105,13 +106,14 @@ _ATTACKS = (
 _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
     "standard": (
-        ("fmn:steps=60,hurry=1", "cw", "pgd", "apgd", "pgd-push", "square-probe"),
-        "the ranking suite: min-norm twice, then cold starts with two objectives and a black-box probe",
+        ("fmn:steps=60,hurry=1", "cw", "ddn:steps=100", "pgd", "apgd-crowd", "pgd-push", "square-probe"),
+        "the ranking suite: min-norm thrice, then cold starts with three objectives and a black-box probe",
     ),
     "thorough": (
         (
-            *("fmn:steps=200,hurry=1", "cw:steps=200", "pgd:steps=100,restarts=3", "apgd:steps=100"),
-            *("pgd-push:steps=40", "pgd-drift:steps=40", "square:steps=1000"),
+            *("fmn:steps=200,hurry=1", "cw:steps=200", "ddn:steps=200", "pgd:steps=100,restarts=3"),
+            *("apgd:steps=100", "apgd-crowd:steps=100,restarts=2", "pgd-push:steps=100"),
+            *("pgd-drift", "square:steps=1000"),
         ),
         "more steps, restarts and searches, to see what `standard` may have missed",
     ),

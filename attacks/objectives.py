@@ -38,7 +38,11 @@ class Scene:
     @property
     def impostors(self) -> Tensor:
         """Similarity to the most similar impostors, nearest first, (rows, largest aim); -inf for none."""
-        near, at = self.standing.impostors(int(self.aim.max()))
+        return self.nearest(int(self.aim.max()))
+
+    def nearest(self, most: int) -> Tensor:
+        """Similarity to the `most` most similar impostors, nearest first; -inf where there are fewer."""
+        near, at = self.standing.impostors(most)
         now = self.gallery.similar(self.vectors, at)
         return torch.where(near > -torch.inf, now, -torch.inf)
 
@@ -109,6 +113,27 @@ class Push(Objective):
 
     def __call__(self, scene: Scene) -> Tensor:
         return -scene.match
+
+
+@dataclass(frozen=True)
+class Crowd(Objective):
+    """Toward the crowd: the mean similarity to the `size` nearest impostors, minus that to the best match.
+
+    Where the nearest impostor changes from step to step, the margin climbs now here, now there; the
+    mean of many is a smooth slope past such ridges. Found when cross-entropy on the nearest-neighbour
+    rule (PGD of foolbox, 100 steps) broke 1.2 % of the queries of a network without normalised
+    embeddings that every search on the margin had missed: 40 steps on this broke them all (measured
+    for 5, 20 and 50 impostors).
+    """
+
+    size: int = 50
+    name = "crowd"
+
+    def __call__(self, scene: Scene) -> Tensor:
+        near = scene.nearest(self.size)
+        there = near > -torch.inf
+        mean = torch.where(there, near, 0.0).sum(1) / there.sum(1).clamp_min(1)
+        return mean - scene.match
 
 
 class Drift(Objective):

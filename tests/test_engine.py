@@ -14,7 +14,7 @@ from attacks.budget import L2, Budget, Linf, budgets, parse_radius
 from attacks.catalogue import attack_table, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.lean import lean_model
-from attacks.objectives import Drift, Margin, Objective, Push, Scene
+from attacks.objectives import Crowd, Drift, Margin, Objective, Push, Scene
 from attacks.record import Record
 from attacks.searches import FMN, PGD, Look, Search, State, begin
 from attacks.victim import frozen
@@ -319,6 +319,13 @@ def test_objectives_by_hand() -> None:
         )
         assert Push()(scene).item() == pytest.approx(0.04, abs=1e-6)
         assert Drift()(scene).item() == pytest.approx(0.01, abs=1e-6)
+        # Impostors at 0.3 and 0.5 (size 2), and all five, of which more are asked for than there are.
+        assert Crowd(2)(scene).item() == pytest.approx(0.04 - 0.05, abs=1e-6)
+        crowd = Crowd()(scene)
+        assert crowd.item() == pytest.approx(0.04 - 0.174, abs=1e-6)
+        assert float(torch.autograd.grad(crowd.sum(), x)[0]) == pytest.approx(
+            2 * (0.58 - 0.2) + 0.4, abs=1e-5
+        )
 
 
 @dataclass(frozen=True)
