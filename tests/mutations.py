@@ -27,6 +27,7 @@ PUBLISHED, VERIFY = "tests/test_published.py", "tests/test_verify.py"
 LOWER = "tests/test_submit_attack.py"
 TRUSTED, UNTRUSTED = "tests/test_models_trusted.py", "tests/test_untrusted.py"
 CARDS = "tests/test_card_fields.py"
+RECIPES, TRAINING = "tests/test_training_recipes.py", "tests/test_training.py"
 
 MUTATIONS = (
     Mutation(
@@ -690,5 +691,100 @@ MUTATIONS = (
         'r"https://[^',
         'r"[^',
         CARDS,
+    ),
+    Mutation(
+        "an anchor flees its positive and does not see its negative",
+        "models/recipes/roles.py",
+        "d(z, positive) - d(z, negative))",
+        "d(z, positive))",
+        RECIPES,
+        "heeds",
+    ),
+    Mutation(
+        "an anchor comes to its negative and does not see its positive",
+        "models/recipes/roles.py",
+        "d(z, positive) - d(z, negative))",
+        "-d(z, negative))",
+        RECIPES,
+        "heeds",
+    ),
+    Mutation(
+        "perturbed copies take no role in the loss",
+        "models/recipes/roles.py",
+        "    changed[place][hit] = count + torch.arange(len(moved), device=hit.device)\n",
+        "",
+        RECIPES,
+        "panum",
+    ),
+    Mutation(
+        "the noise of every step of a training is the same",
+        "models/recipes/roles.py",
+        "search, budget, seed=step.seed)",
+        "search, budget, seed=0)",
+        RECIPES,
+        "noise",
+    ),
+    Mutation(
+        "validation takes images, not classes, out of the training",
+        "models/validation.py",
+        "    mask = np.isin(labels, held)\n",
+        "    mask = np.random.default_rng(seed).random(len(labels)) < share\n",
+        TRAINING,
+        "validation_classes",
+    ),
+    Mutation(
+        "adversarial validation attacks the images of other queries",
+        "models/validation.py",
+        "lambda rows: self.load(self.positions[some[rows]].tolist())",
+        "lambda rows: self.load(some[rows].tolist())",
+        TRAINING,
+        "adversarial_validation",
+    ),
+    Mutation(
+        "the epoch is chosen by clean recall alone",
+        "models/training.py",
+        "sum(scores.values()) / len(scores) if scores",
+        'scores["recall"] if scores',
+        TRAINING,
+        "together",
+    ),
+    Mutation(
+        "the live weights are validated where averaged ones are returned",
+        "models/training.py",
+        "self.validation.score(self.average)",
+        "self.validation.score(self.model)",
+        TRAINING,
+        "averaged",
+    ),
+    Mutation(
+        "gradients are not cut",
+        "models/training.py",
+        "        if self.settings.clip:\n",
+        "        if False:\n",
+        TRAINING,
+        "cut_to",
+    ),
+    Mutation(
+        "a training goes on without the state of its optimizer",
+        "models/training.py",
+        '        self.optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+        TRAINING,
+        "goes_on and natural",
+    ),
+    Mutation(
+        "every epoch draws the same batches",
+        "models/training.py",
+        'noise.key(self.settings.seed, "epoch", self.epoch)',
+        'noise.key(self.settings.seed, "epoch")',
+        TRAINING,
+        "batches_hold",
+    ),
+    Mutation(
+        "the weakest of the thorough suite is weaker than the standard's",
+        "attacks/catalogue.py",
+        '("fmn:steps=200,hurry=1",',
+        '("fmn:steps=40,hurry=1",',
+        "tests/test_suites.py",
     ),
 )
