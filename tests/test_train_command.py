@@ -225,6 +225,19 @@ def test_what_makes_no_sense_is_said_in_one_sentence(own, arguments, said):
     assert said in own("train", *TINY, "--epochs", "1", *arguments).told
 
 
+def test_a_backbone_of_timm_is_trained_and_loaded(own, tmp_path):
+    """The command of the documentation, on a small network and small pictures."""
+    words = ("--dataset", "pictures", "--side", "32", "--backbone", "timm/resnet10t", "--dim", "8")
+    short = ("--threads", "1", "--batch", "8", "--held-out", "0.3", "--set", "training.steps=1")
+    done = own("train", *ROBUST, *words, *short, "--epochs", "1", "--mean", "imagenet", "--std", "imagenet")
+    assert done.code == 0, done.err
+    spec = read_card(tmp_path / "trained" / "pictures-panum2021-triplet" / "card.toml")
+    assert (spec.arch, spec.dim, spec.defence_eps) == ("timm/resnet10t", 8, "8/255")
+    assert spec.input.mean == (0.485, 0.456, 0.406) and spec.input.std == (0.229, 0.224, 0.225)
+    module = load(spec).module
+    assert module(torch.rand(2, 3, 32, 32)).shape == (2, 8)
+
+
 def test_another_training_in_the_same_folder_is_refused(own):
     assert own("train", *TINY, "--epochs", "1", "--out", "out").code == 0
     for other in (
