@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +18,15 @@ from attacks.searches import FGSM, PGD, State, climb
 from benchmark import evaluate
 from benchmark.candidate import Candidate
 from benchmark.checks import FULL, Trial, audit, canary, clean_checks, full_checks, independence
-from benchmark.checks.outsiders import black_box, eight_bit, transfer
+from benchmark.checks.listener import still
+from benchmark.checks.outsiders import _surrogate, black_box, eight_bit, transfer
 from benchmark.checks.trial import with_steps
 from benchmark.commands.options import checks_level
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.scoring import Settings
 from leaderboard.misses import misses
 from leaderboard.records import Work, scan
+from models import registry
 from tests.grid_worlds import perceptron, small_task
 from tests.test_checks import Phishing, Wrapped, scorer_of
 
@@ -124,6 +127,19 @@ def test_a_surrogate_is_another_model_of_the_data_set():
     assert "no other bundled model" in transfer(trial_of(MASKED["quantised input"])).message
 
 
+def test_no_model_is_its_own_surrogate():
+    def own(*names):
+        return SimpleNamespace(
+            task=SimpleNamespace(name="glyphs"),
+            surrogate=lambda name: name,
+            same_as=lambda name: name in names,
+        )
+
+    first = _surrogate(own())
+    assert first is not None and _surrogate(own(first)) not in (first, None)
+    assert _surrogate(own(*registry.MODELS)) is None
+
+
 def test_a_suite_that_one_step_beats_is_flagged():
     weak = find_suite(["pgd:steps=2,stride=0.02"]).attacks
     found = outcomes(trial_of(perceptron(), weak))
@@ -181,6 +197,20 @@ def test_an_attack_that_leaves_a_zero_budget_is_blocked():
     loose = replace(find_attack("pgd"), search=Loose(steps=3))
     found = {check.name: check for check in full_checks(trial_of(perceptron(), (loose,)))}["zero budget"]
     assert found.level == "block" and found.figure == pytest.approx(0.001, rel=0.1)
+
+
+@pytest.mark.parametrize(("rank", "level"), [([1, 1, 5], "ok"), ([2, 1, 5], "block")])
+def test_a_query_broken_at_a_zero_budget_is_blocked_though_nobody_saw_it_move(rank, level):
+    """A black-box search may look elsewhere, so of it only what it breaks counts; 5 was wrong clean."""
+    record = SimpleNamespace(rank=np.array([rank]), clean=np.array([1, 1, 5]))
+    trial = SimpleNamespace(
+        attacks=(find_attack("noise"),),
+        some=lambda count: np.arange(3),
+        images=lambda rows: torch.zeros(3, 1, 2, 2),
+        run=lambda attacks, rows, radius, hear: SimpleNamespace(record=record),
+    )
+    record.rank = np.minimum(record.rank, 2)
+    assert still(trial).level == level
 
 
 def test_an_iterate_that_the_engine_loses_is_noticed(monkeypatch):

@@ -194,6 +194,25 @@ def test_the_gradient_is_cut_to_its_length(clip, expected):
     assert length == pytest.approx(0.5, rel=1e-4) if expected else length > 10
 
 
+@pytest.mark.parametrize(("optimizer", "left"), [("adamw", 1 - 0.05 * 0.5), ("adam", None)])
+def test_weight_decay_is_that_of_the_optimizer(optimizer, left):
+    """AdamW shrinks a weight that has no gradient by rate times decay; Adam takes a whole step down."""
+    images, labels = synthetic()
+    model = network()
+    before = model[5].weight.detach().clone()
+    settings = Settings(epochs=1, steps=1, batch=12, held_out=0.0, warmup=0.0, rate=0.1)
+    settings = replace(settings, optimizer=optimizer, weight_decay=0.5)
+
+    class Flat(Spy):
+        def forward(self, step):
+            return 0 * super().forward(step)
+
+    train(model, images, labels, Flat(), settings, quiet=True)
+    expected = before * left if left else before - 0.05 * before.sign()
+    near = (model[5].weight - expected).abs() < 1e-5
+    assert near.float().mean() > 0.99, "but for weights of next to nothing"
+
+
 @pytest.mark.parametrize("amp", [False, True])
 def test_mixed_precision_is_for_the_network_alone(amp):
     images, labels = synthetic()
