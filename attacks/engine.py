@@ -164,29 +164,33 @@ class Run:
     def stand(self, rows: np.ndarray, prepared: Tensor) -> Standing:
         """How perturbed rows stand; ties and leads within tau are not counted for the adversary."""
         gallery = self.victim.gallery
-        return Standing(gallery, prepared, self.queries.marks[rows], gallery.tau)
+        at = torch.from_numpy(rows).to(prepared.device)
+        return Standing(gallery, prepared, self.queries.marks[at], gallery.tau)
 
     def claim(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor, rank: Tensor) -> None:
         """Hand over to the record what verified ranks improve, with sizes audited in float64."""
-        ranks = self._confirmed(rows, x, rank).cpu().numpy()
+        ranks = self._confirmed(rows, x, rank.cpu().numpy())
         better = np.flatnonzero(ranks > stage.known.rank[0, rows])
         if len(better):
-            some = torch.from_numpy(better).to(x.device)
-            size = stage.budget.size(x[some], origin[some]).cpu().numpy()
-            self.record.claim(stage.number, rows[better], size, ranks[better], x[some])
+            at = torch.from_numpy(better).to(x.device)
+            some = x.index_select(0, at)
+            size = stage.budget.size(some, origin.index_select(0, at)).cpu().numpy()
+            self.record.claim(stage.number, rows[better], size, ranks[better], some)
             if stage.known is not self.record:
-                stage.known.claim(stage.number, rows[better], size, ranks[better], x[some])
+                stage.known.claim(stage.number, rows[better], size, ranks[better], some)
 
-    def _confirmed(self, rows: np.ndarray, x: Tensor, rank: Tensor) -> Tensor:
+    def _confirmed(self, rows: np.ndarray, x: Tensor, rank: np.ndarray) -> np.ndarray:
         """Ranks in which an embedding that was no number is one only if it is so again.
 
         A pass may fail once for want of sound memory; then nothing was found out about the model.
         """
-        lost = (rank > len(self.victim.gallery)).nonzero()[:, 0]
+        lost = np.flatnonzero(rank > len(self.victim.gallery))
         if not len(lost):
             return rank
-        prepared = self.victim.gallery.prepare(self.victim.embed(x[lost]))
-        return rank.index_copy(0, lost, self.stand(rows[lost.cpu().numpy()], prepared).rank)
+        prepared = self.victim.gallery.prepare(self.victim.embed(x[torch.from_numpy(lost).to(x.device)]))
+        again = rank.copy()
+        again[lost] = self.stand(rows[lost], prepared).rank.cpu().numpy()
+        return again
 
 
 def _part(ids: np.ndarray, share: float) -> np.ndarray:

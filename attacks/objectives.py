@@ -81,6 +81,8 @@ class Margin(Objective):
 
     def __call__(self, scene: Scene) -> Tensor:
         lead = scene.impostors - (scene.match + scene.gallery.tau)[:, None]
+        if lead.shape[1] == 1:  # the mean and the last of one are the lead itself
+            return lead[:, 0]
         last = lead.gather(1, (scene.aim.clamp_max(lead.shape[1]) - 1)[:, None])[:, 0]
         counted = torch.arange(lead.shape[1], device=lead.device) < scene.aim[:, None]
         trails = counted & (lead < 0)

@@ -43,7 +43,7 @@ class Pool:
         self.tried, self.own = np.empty(0, np.int64), np.empty(0, np.int64)
         self.t, self.pace = np.empty(0, np.int64), np.empty(0, np.int64)
         self.state: State | None = None
-        self.radii = torch.tensor([0.0, *(b.eps for b in run.record.budgets)], device=run.victim.device)
+        self.radii = np.array([0.0, *(b.eps for b in run.record.budgets)], np.float32)
         self.final: list[_Final] = []
 
     def run(self) -> None:
@@ -98,7 +98,7 @@ class Pool:
         aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
         at = self._tensor(rows)
         if self.surrogate is None:
-            scene = Scene(victim.gallery, prepared, standing, aim, self.of.queries.clean[at])
+            scene = Scene(victim.gallery, prepared, standing, aim, self.of.queries.clean.index_select(0, at))
         else:
             leaf, scene = self.surrogate.look(x, at, self.of.queries.marks[rows], aim, climbs)
         loss = self.objective(scene)
@@ -119,7 +119,7 @@ class Pool:
     def _claim(self, rows: np.ndarray, state: State, rank: Tensor) -> None:
         """Claim the pool's iterates: at once if the pass was exact, else what a second look confirms."""
         x = state.x.flatten(0, 1)
-        origin = state.origin.repeat_interleave(state.x.shape[1], 0)
+        origin = state.origin[:, None].expand_as(state.x).flatten(0, 1)
         if self.of.victim.exact:
             self.of.claim(self.stage, rows, x, origin, rank)
             return
@@ -174,7 +174,7 @@ class Pool:
     def _goal(self) -> Tensor:
         """The radius of the largest budget at which each row's aim still holds, 0 for none: (rows,)."""
         holds = (self.stage.known.rank[:, self.rows] <= self.aim).sum(0)
-        return self.radii[self._tensor(holds)]
+        return self._tensor(self.radii[holds])
 
     def _settle(self) -> None:
         """Look at last iterates; a row that breaks its aim only there goes back for the next one."""

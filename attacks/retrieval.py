@@ -183,7 +183,7 @@ class Standing:
         self.match, which = matches.max(1)
         self.match_at = members.gather(1, which[:, None])[:, 0]
         self.rank = 1 + (self._similarity >= (self.match + slack)[:, None]).sum(1)
-        self.rank[~torch.isfinite(self.match)] = len(gallery) + 1
+        self.rank.masked_fill_(~torch.isfinite(self.match), len(gallery) + 1)
 
     def impostors(self, most: int) -> tuple[Tensor, Tensor]:
         """Similarity and position of the `most` nearest impostors, nearest first, (rows, most).

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.errors import UserError
 from attacks.layout import arranged, channels_last
+from attacks.memory import give_back_memory, keep_memory
 from attacks.precision import full_float32
 from attacks.retrieval import Gallery
 
@@ -75,7 +76,7 @@ class Victim:
         self.meter.count(len(x), len(x) * gradient)
         leaf = channels_last(_pad(x)).detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient), self._precision():
-            vectors = self.lean(leaf.clone())[: len(x)].float()
+            vectors = _cut(self.lean(leaf.clone()), len(x)).float()
         if gradient and not vectors.requires_grad:
             raise UserError(
                 "The model gives no gradient with respect to its images (it detaches them, or leaves torch); "
@@ -87,6 +88,11 @@ class Victim:
         if not self.amp:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _cut(vectors: Tensor, rows: int) -> Tensor:
+    """The first rows; a slice of all of them would cost its own step of the backward pass."""
+    return vectors if len(vectors) == rows else vectors[:rows]
 
 
 def _pad(x: Tensor) -> Tensor:
@@ -106,6 +112,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    keep_memory()
     try:
         model.eval().requires_grad_(False)
         # A caller's inference mode would forbid gradients.
@@ -118,6 +125,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(gradient)
         if len(homes) == 1:
             model.to(homes.pop())
+        give_back_memory()
 
 
 def embed_all(

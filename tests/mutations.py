@@ -105,7 +105,7 @@ MUTATIONS = (
     Mutation(
         "trap 11: a NaN match ranks first",
         "attacks/retrieval.py",
-        "        self.rank[~torch.isfinite(self.match)] = len(gallery) + 1\n",
+        "        self.rank.masked_fill_(~torch.isfinite(self.match), len(gallery) + 1)\n",
         "",
         RETRIEVAL,
     ),
@@ -154,9 +154,23 @@ MUTATIONS = (
     Mutation(
         "claims are made without the margin tau",
         "attacks/engine.py",
-        "return Standing(gallery, prepared, self.queries.marks[rows], gallery.tau)",
-        "return Standing(gallery, prepared, self.queries.marks[rows], 0.0)",
+        "return Standing(gallery, prepared, self.queries.marks[at], gallery.tau)",
+        "return Standing(gallery, prepared, self.queries.marks[at], 0.0)",
         ENGINE,
+    ),
+    Mutation(
+        "what a pass frees goes back to the system at once",
+        "attacks/memory.py",
+        "        libc.mallopt(_MMAP_MAX, 0)\n",
+        "",
+        "tests/test_memory.py",
+    ),
+    Mutation(
+        "threads keep arenas of their own, which give back what is freed",
+        "attacks/memory.py",
+        "        libc.mallopt(_ARENA_MAX, 1)\n",
+        "",
+        "tests/test_memory.py",
     ),
     Mutation(
         "what bfloat16 finds is claimed without a look in float32",

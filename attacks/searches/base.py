@@ -47,7 +47,9 @@ S = TypeVar("S", bound=State)
 
 def keep(state: S, rows: Tensor) -> S:
     """The state of some rows only (an index or a boolean mask)."""
-    return type(state)(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
+    if rows.dtype == torch.bool:
+        rows = rows.nonzero()[:, 0]
+    return type(state)(**{f.name: getattr(state, f.name).index_select(0, rows) for f in fields(state)})
 
 
 def join(state: S, new: S) -> S:
