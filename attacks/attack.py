@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from attacks.budget import Budget
+from attacks.budget import NORMS, Budget
 from attacks.errors import UserError
 from attacks.objectives import Objective
 from attacks.searches import Search
@@ -77,7 +77,8 @@ class Attack:
 
     `share` < 1 shows the attack only so large a part of the queries, the same ones always: a probe.
     `last` claims the last iterate only, as some released code does (the engine otherwise claims the
-    best). `restarts` runs the search again, from other noise, on what still holds. `declares` says
+    best). `restarts` runs the search again, from other noise, on what still holds. `only` names the one
+    norm in which a suite runs the attack ("" for all of them). `declares` says
     what kind of attack it is ("white-box", "iterative", ...), which decides the laws it must obey.
     """
 
@@ -87,6 +88,7 @@ class Attack:
     restarts: int = 1
     last: bool = False
     share: float = 1.0
+    only: str = ""
     declares: frozenset[str] = frozenset({"white-box"})
     paper: str = ""
     about: str = ""
@@ -95,6 +97,10 @@ class Attack:
     def min_norm(self) -> bool:
         """Whether one run under the largest budget fills every smaller one."""
         return bool(getattr(self.search, "min_norm", False))
+
+    def wants(self, norm: str) -> bool:
+        """Whether a suite runs the attack in this norm."""
+        return self.only in ("", norm)
 
     def require_norm(self, norm: str) -> None:
         """Raise UserError if the search attacks another norm."""
@@ -123,6 +129,9 @@ class Attack:
         for option, text in options.items():
             if option == "restarts":
                 attack = dataclasses.replace(attack, restarts=_parse(self.name, option, text, 1))
+            elif option == "only":
+                NORMS[text]  # a wrong name is answered
+                attack = dataclasses.replace(attack, only=text)
             elif isinstance(attack.search, Tunable):
                 attack = dataclasses.replace(attack, search=attack.search.change(option, text))
             elif option in known and dataclasses.is_dataclass(attack.search):
@@ -134,7 +143,7 @@ class Attack:
                 objective: Any = dataclasses.replace(attack.objective, **{option: value})
                 attack = dataclasses.replace(attack, objective=objective)
             else:
-                names = ", ".join(["restarts", *known, *aims])
+                names = ", ".join(["restarts", "only", *known, *aims])
                 raise UserError(f"Attack {self.name} has no parameter {option!r}; it takes {names}.")
         suffix = ",".join(f"{option}={text}" for option, text in options.items())
         return dataclasses.replace(attack, name=f"{self.name}:{suffix}" if suffix else self.name)

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from attacks import bridge
 from attacks.attack import Attack, split_options
+from attacks.budget import NORMS
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
 from attacks.objectives import Crowd, Drift, Margin, Push, Transfer
@@ -134,6 +135,24 @@ class Suite:
     name: str
     attacks: tuple[Attack, ...]
     about: str = ""
+
+    def in_norm(self, norm: str) -> "Suite":
+        """The suite as it runs in this norm, with a digest of its own; UserError if nothing is left.
+
+        A row that no attack has touched would look robust.
+        """
+        attacks = tuple(attack for attack in self.attacks if attack.wants(norm))
+        if not attacks:
+            raise UserError(
+                f"No attack of {self.name} is meant for the norm {norm}; take another norm or suite."
+            )
+        return replace(self, attacks=attacks)
+
+    @property
+    def digests(self) -> list[str]:
+        """Its digest, or one for each norm where it has attacks that are meant for one of them only."""
+        meant = (norm for norm in NORMS if any(attack.wants(norm) for attack in self.attacks))
+        return list(dict.fromkeys(self.in_norm(norm).digest for norm in meant))
 
     @property
     def digest(self) -> str:

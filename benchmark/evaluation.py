@@ -161,8 +161,9 @@ def evaluate(
     if store is not None:
         require_writable(Path(store))
     chosen = pinned(find_suite(suite))
-    for norm in norms:
-        for attack in chosen.attacks:
+    suites = {norm: chosen.in_norm(norm) for norm in norms}
+    for norm, part in suites.items():
+        for attack in part.attacks:
             attack.require_norm(norm)
     alone = not (isinstance(suite, str) and suite in suite_table())
     if eot < 1:
@@ -172,13 +173,17 @@ def evaluate(
         scorer = Scorer(module, task, distance, Settings(device, batch, amp))
         require_independence(scorer)
         keep = [] if store is None else kept_rows(scorer, seed).tolist()
-        parts = [Suite(attack.name, (attack,)) for attack in chosen.attacks] if alone else [chosen]
+        parts = {
+            norm: [Suite(attack.name, (attack,)) for attack in one.attacks] if alone else [one]
+            for norm, one in suites.items()
+        }
         outcomes = {
-            norm: [scorer.run(part.attacks, norm, seed=seed, keep=keep) for part in parts] for norm in norms
+            norm: [scorer.run(part.attacks, norm, seed=seed, keep=keep) for part in parts[norm]]
+            for norm in norms
         }
         if store is not None:
             for norm in norms:
-                for part, outcome in zip(parts, outcomes[norm], strict=True):
+                for part, outcome in zip(parts[norm], outcomes[norm], strict=True):
                     store_outcome(Path(store), candidate, scorer, part, norm, seed, outcome, alone, checks)
     return Evaluation(task, chosen, scorer.clean, outcomes)
 

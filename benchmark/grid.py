@@ -241,7 +241,7 @@ def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
                 f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
             )
         for name in spec.suites:
-            suite = pinned(find_suite([name] if spec.alone else name))
+            suite = pinned(find_suite([name] if spec.alone else name).in_norm(norm))
             for attack in suite.attacks:
                 attack.require_norm(norm)
             yield suite, norm

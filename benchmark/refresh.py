@@ -16,7 +16,7 @@ def stale_rows(entries: Sequence[Entry], problem: Callable[[str], None]) -> list
     stale = []
     for entry in entries:
         try:
-            digest = pinned(find_suite(entry.suite.name)).digest
+            digest = pinned(find_suite(entry.suite.name).in_norm(entry.norm)).digest
         except UserError as error:
             problem(f"{entry.model.name} on {entry.dataset.name} ({entry.norm}): {error}")
             continue

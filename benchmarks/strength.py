@@ -239,7 +239,7 @@ def main() -> int:
             scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
             referee = Referee(scorer, facts, args.out)
             for norm in args.norm or list(task.budgets):
-                for one in referee.judge(suite, norm, rivals_for(norm, args.rival)):
+                for one in referee.judge(suite.in_norm(norm), norm, rivals_for(norm, args.rival)):
                     show(model, norm, one.rival, one.lines)
                     judged.append(one)
     if args.table:

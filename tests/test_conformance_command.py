@@ -110,7 +110,7 @@ def test_the_docs_register_the_example_under_its_own_names():
         ("my.py:attack", "raise SystemExit(3)\n", "my.py cannot be imported: SystemExit .line 1.: 3"),
         ("my.py:attack", "def attack():\n    return 1 / 0\n", "fails: ZeroDivisionError .line 2.: division"),
         ("my.py:attack", "def attack(x):\n    return x\n", "attack.. in my.py fails: TypeError"),
-        ("my.py:attack:stps=3", EXAMPLE, "has no parameter 'stps'; it takes restarts, steps"),
+        ("my.py:attack:stps=3", EXAMPLE, "has no parameter 'stps'; it takes restarts, only, steps"),
         ("my.py:attack:steps", EXAMPLE, "Cannot read 'my.py:attack:steps'"),
         ("pdg", None, "did you mean pgd"),
         ("pgd:steps=many", None, "must be a whole number"),

@@ -490,7 +490,7 @@ def test_unknown_names_are_answered() -> None:
     ):
         with pytest.raises(UserError, match=hint):
             find_suite(wrong)
-    with pytest.raises(UserError, match="has no parameter 'stps'; it takes restarts, steps"):
+    with pytest.raises(UserError, match="has no parameter 'stps'; it takes restarts, only, steps"):
         find_attack("pgd:stps=3")
     with pytest.raises(UserError, match="must be a whole number"):
         find_attack("pgd:steps=many")

@@ -1,11 +1,17 @@
 """What the suites promise: complementary attacks, a thorough one that only adds, the seed's own set right."""
 
+import numpy as np
 import pytest
+import torch
 
 from attacks.attack import Attack
 from attacks.catalogue import find_attack, find_suite, suite_table
+from attacks.errors import UserError
 from attacks.objectives import Drift, Margin
 from attacks.searches import CW, FGSM, PGD, Search
+from benchmark import RetrievalTask, evaluate
+from benchmark.datasets import load_task
+from benchmark.grid import GridSpec, _cells
 
 
 def test_standard_is_min_norm_then_cold_starts_with_two_objectives_then_a_probe() -> None:
@@ -74,3 +80,31 @@ def test_a_new_suite_gets_a_new_digest(name: str) -> None:
     shorter = type(suite)(name, suite.attacks[1:])
     turned = type(suite)(name, (*suite.attacks[:-1], find_attack("noise")))
     assert len({suite.digest, shorter.digest, turned.digest}) == 3
+
+
+def test_an_attack_may_be_meant_for_one_norm_only() -> None:
+    """A row then names what ran, and its digest does not age when another norm gets an attack more."""
+    both, one = find_suite("fmn+pgd"), find_suite("fmn+ddn:only=l2+pgd")
+    assert [attack.name for attack in one.in_norm("l2").attacks] == ["fmn", "ddn:only=l2", "pgd"]
+    assert [attack.name for attack in one.in_norm("linf").attacks] == ["fmn", "pgd"]
+    assert one.in_norm("linf").digest == both.digest == both.in_norm("l2").digest != one.in_norm("l2").digest
+    assert both.digests == [both.digest] and len(one.digests) == 2
+    with pytest.raises(UserError, match=r"No attack of ddn:only=l2 is meant for the norm linf"):
+        find_suite("ddn:only=l2").in_norm("linf")
+    with pytest.raises(UserError, match="Unknown norm 'l3'"):
+        find_suite("ddn:only=l3")
+
+
+@pytest.mark.parametrize(("norm", "names"), [("linf", ["noise"]), ("l2", ["noise", "fgsm:only=l2"])])
+def test_grid_and_evaluation_run_what_is_meant_for_the_norm(norm: str, names: list[str]) -> None:
+    images, labels = torch.rand(6, 1, 4, 4), np.array([0, 0, 1, 1, 2, 2])
+    task = RetrievalTask.leave_one_out(images, labels, budgets={norm: ["0.1"]}, headline={norm: "0.1"})
+    done = evaluate(
+        torch.nn.Flatten(), task, distance="euclidean", suite=["noise", "fgsm:only=l2"], norms=norm
+    )
+    assert [work.attack.name for outcome in done.outcomes[norm] for work in outcome.work] == names
+    spec = GridSpec(
+        models=["glyphs-natural"], datasets=["glyphs"], suites=["noise+fgsm:only=l2"], norms=[norm]
+    )
+    ((suite, _),) = _cells(spec, load_task("glyphs"))
+    assert [attack.name for attack in suite.attacks] == names

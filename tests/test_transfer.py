@@ -174,7 +174,7 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=said):
             load_surrogate(source)
-    with pytest.raises(UserError, match=r"it takes restarts, steps, .*source"):
+    with pytest.raises(UserError, match=r"it takes restarts, only, steps, .*source"):
         find_attack("transfer:surce=x")
     two = tmp_path / "two.toml"
     text = card(tmp_path).read_text()

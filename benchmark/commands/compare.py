@@ -47,7 +47,7 @@ def compare(
     from benchmark.sources import find_model, find_task
     from leaderboard.compare_table import write_comparison
 
-    attacks = attack or [*(each.name for each in suite_table()["standard"].attacks), "released"]
+    attacks = attack or [*(each.name for each in suite_table()["standard"].in_norm(norm).attacks), "released"]
     spec = GridSpec(
         models=[model],
         datasets=[dataset],

@@ -122,7 +122,7 @@ def _suites(results: Path) -> Listing:
     from attacks.robrank.threats import THREATS
 
     rows = [
-        (suite.name, suite.digest, " ".join(attack.name for attack in suite.attacks), suite.about)
+        (suite.name, " ".join(suite.digests), " ".join(attack.name for attack in suite.attacks), suite.about)
         for suite in suite_table().values()
     ]
     # Its digest covers the radius, which follows from the images' size: photos, then small images.
