@@ -167,12 +167,16 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return match[1], {name.strip(): value.strip() for name, value in pairs}
 
 
+_SWITCH = {"1": True, "true": True, "0": False, "false": False}
+
+
 def _parse(attack: str, option: str, text: str, like: Any) -> Any:
     try:
-        value = type(like)(text)
-    except (TypeError, ValueError):
-        kind = {int: "a whole number", float: "a number"}.get(type(like), "text")
+        # bool("0") is True: a switch is turned by the words for it.
+        value = _SWITCH[text.lower()] if isinstance(like, bool) else type(like)(text)
+    except (KeyError, TypeError, ValueError):
+        kind = {bool: "1 or 0", int: "a whole number", float: "a number"}.get(type(like), "text")
         raise UserError(f"Attack {attack}: {option}={text!r} must be {kind}.") from None
-    if isinstance(value, int) and value < 1:
+    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
         raise UserError(f"Attack {attack}: {option}={text} must be at least 1.")
     return value

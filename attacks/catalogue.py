@@ -47,6 +47,7 @@ _ATTACKS = (
         "mim", Margin(), Momentum(stride=4.0), declares=_GRADIENT, about="FGSM in small steps, with momentum"
     ),
     Attack("cw", Margin(), CW(), declares=_GRADIENT, about="distance plus a hinge on the margin, by Adam"),
+    Attack("cw-pixel", Margin(), CW(pixelwise=3), declares=_GRADIENT, about="C&W, first with Adam per pixel"),
     Attack("ddn", Margin(), DDN(), declares=_GRADIENT, about="min-norm, direction and length set apart"),
     Attack("square", Margin(), Square(), declares=_BLACK_BOX, about="random windows, kept if they help"),
     Attack("nes", Margin(), NES(), declares=_BLACK_BOX, about="PGD on a gradient estimated from losses"),
@@ -107,14 +108,17 @@ _ATTACKS = (
 _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
     "standard": (
-        ("fmn:steps=60,hurry=1", "cw", "ddn:steps=100", "pgd", "apgd-crowd", "pgd-push", "square-probe"),
-        "the ranking suite: min-norm thrice, then cold starts with three objectives and a black-box probe",
+        (
+            *("fmn:steps=60,hurry=1", "cw", "cw-pixel:only=l2", "ddn:steps=100,only=l2"),
+            *("pgd", "apgd", "apgd-crowd", "pgd-push", "square-probe"),
+        ),
+        "the ranking suite: min-norm, then cold starts with three objectives and a black-box probe",
     ),
     "thorough": (
         (
-            *("fmn:steps=200,hurry=1", "cw:steps=200", "ddn:steps=200", "pgd:steps=100,restarts=3"),
-            *("apgd:steps=100", "apgd-crowd:steps=100,restarts=2", "pgd-push:steps=100"),
-            *("pgd-drift", "square:steps=1000"),
+            *("fmn:steps=200,hurry=1", "cw:steps=200", "cw-pixel:steps=200,only=l2", "ddn:steps=200"),
+            *("pgd:steps=100,restarts=3", "apgd:steps=100", "apgd-crowd:steps=100,restarts=2"),
+            *("pgd-push:steps=100", "pgd-drift", "square:steps=1000"),
         ),
         "more steps, restarts and searches, to see what `standard` may have missed",
     ),

@@ -15,7 +15,7 @@ BLIND = (
     pytest.param(784, "square:steps=10000", marks=pytest.mark.slow),
     pytest.param(784, "nes:steps=200,pairs=20", marks=pytest.mark.slow),
 )
-SHARP = ("fmn", "pgd", "apgd", "cw", "ddn")
+SHARP = ("fmn", "pgd", "apgd", "cw", "cw-pixel", "ddn")
 
 
 @pytest.mark.parametrize("dims", DIMS)
@@ -54,7 +54,7 @@ def test_black_box_attacks_reach_a_quarter_beyond(name: str, norm: str, dims: in
     assert (record.rank[1] == 2).all(), f"not broken 25 % outside: {(record.rank[1] == 1).sum()} of 20"
 
 
-@pytest.mark.parametrize("name", ["fmn", "ddn", "cw"])
+@pytest.mark.parametrize("name", ["fmn", "ddn", "cw", "cw-pixel"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_min_norm_finds_the_smallest_norm_itself(norm: str, name: str) -> None:
     """The largest budget is far; the perturbation found must be near the radius all the same."""

@@ -496,6 +496,12 @@ def test_unknown_names_are_answered() -> None:
         find_attack("pgd:steps=many")
     with pytest.raises(UserError, match="at least 1"):
         find_attack("pgd:steps=0")
+    with pytest.raises(UserError, match="decay='no' must be 1 or 0"):
+        find_attack("pgd:decay=no")
+    switched = [
+        getattr(find_attack(f"pgd:decay={text}").search, "decay", None) for text in ("0", "1", "False")
+    ]
+    assert switched == [False, True, False]
     with pytest.raises(UserError, match="Cannot read the attack"):
         find_attack("pgd:steps=1,")
     with pytest.raises(ValueError, match="registered twice"):

@@ -88,6 +88,7 @@ SWITCHERS = (
     (FMN(), 1.02),
     (DDN(), 1.02),
     (CW(), 1.02),
+    (CW(pixelwise=3), 1.02),
     (Square(steps=500, p=0.1), 1.25),
     (NES(pairs=20), 1.25),
 )
@@ -271,7 +272,7 @@ def test_nes_estimates_the_gradient_and_looks_on_both_sides() -> None:
     assert (cosine > 0.85).all()
 
 
-@pytest.mark.parametrize("name", ["fmn", "ddn", "cw"])
+@pytest.mark.parametrize("name", ["fmn", "ddn", "cw", "cw-pixel"])
 @every_norm
 def test_min_norm_searches_lie_within_small_budgets_of_a_large_one(name: str, norm: str) -> None:
     """One run under the largest budget breaks about what a run at each budget does (PGD as referee)."""

@@ -33,9 +33,10 @@ class CW(Search):
     black or white; the search stays within the budget, and within the best norm found; the first c
     makes both terms equally steep at the linear estimate of the boundary, twice over; a round begins
     where the last one ended, with fresh moments; Adam divides by squared gradients per pixel in Linf,
-    per image in L2 (`Budget.level`); its step falls within each round from `stride` to `last` times
-    the row's best norm, spread over the pixels; a row far above every budget that it could change
-    stops (`patience`: see `far_from`).
+    per image in L2 (`Budget.level`), there after the first `pixelwise` rounds, which are as in the paper:
+    they end farther from the smallest norm, but lead elsewhere; its step falls within each round from
+    `stride` to `last` times the row's best norm, spread over the pixels; a row far above every budget
+    that it could change stops (`patience`: see `far_from`).
     """
 
     steps: int = 100
@@ -43,6 +44,7 @@ class CW(Search):
     stride: float = 0.5
     last: float = 0.002
     patience: float = 1.0
+    pixelwise: int = 0
     name = "cw"
     paper = "arXiv 1608.04644"
     min_norm = True
@@ -73,7 +75,11 @@ class CW(Search):
         decay = 0.5 * (1 + torch.cos(math.pi * turn / span))
         tau = reach * torch.where(state.best.isinf(), 1.1, 1 - 0.1 * decay - 0.002)
         drive = spread(torch.where(broken, 0.0, state.weight), look.slope) * look.slope
-        step = _adam(state, budget, budget.pull(state.point - state.origin) - drive, turn)
+        gradient = budget.pull(state.point - state.origin) - drive
+        square = gradient.square()
+        apart = spread((look.t < span * self.pixelwise).float(), square) > 0
+        level = torch.where(apart, square, budget.level(square))
+        step = _adam(state, gradient, level, turn)
         length = reach * (self.last + (self.stride - self.last) * decay) / per_pixel(budget, step)
         state.point.sub_(spread(length, step) * step)
         budget.project(state.point, state.origin, tau.clamp_max(budget.eps))
@@ -104,11 +110,14 @@ def _first_weight(budget: Budget, look: Look) -> Tensor:
     return torch.where(balance > 0, balance, 1.0) / steep
 
 
-def _adam(state: _CWState, budget: Budget, gradient: Tensor, turn: Tensor) -> Tensor:
-    """Adam's direction (Kingma & Ba 2014, arXiv 1412.6980), its moments starting at turn 0 of each row."""
+def _adam(state: _CWState, gradient: Tensor, level: Tensor, turn: Tensor) -> Tensor:
+    """Adam's direction (Kingma & Ba 2014, arXiv 1412.6980), its moments starting at turn 0 of each row.
+
+    `level` (rows, ...): the squared gradients that the second moment averages.
+    """
     going = spread((turn > 0).float(), gradient)
     state.mean = going * 0.9 * state.mean + 0.1 * gradient
-    state.square = going * 0.999 * state.square + 0.001 * budget.level(gradient.square())
+    state.square = going * 0.999 * state.square + 0.001 * level
     mean = state.mean / spread(1 - 0.9 ** (turn + 1), gradient)
     square = state.square / spread(1 - 0.999 ** (turn + 1), gradient)
     return mean / (square.sqrt() + 1e-12)
