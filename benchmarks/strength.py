@@ -6,11 +6,14 @@ by the rival only. foolbox attacks aim at k = 1; they are judged at every k all 
 
 Each attack leaves one JSON file under --out, so an interrupted run goes on where it stopped.
 
-`--suite` takes a suite by name or a candidate such as "fmn:steps=60+apgd+pgd"; `--table` writes the worst
-line of each rival as Markdown.
+`--suite` takes a suite by name or a candidate such as "fmn:steps=60+apgd+pgd"; `--published` judges the
+published rows of the suite instead of running it again. Where rivals `fmn` and `pgd` have both run, their
+curves are laid side by side: one min-norm search against one search per budget, neither seeded by the
+other. `--thorough` runs that suite, too, and says by how much it lowers R@1 at the headline budget.
+`--table` writes all of it as Markdown, the worst line of each rival.
 
     python -m benchmarks.strength [--model glyphs-panum2021] [--norm linf] [--queries 300] [--rival pgd]
-        [--suite standard] [--table docs/strength.md]
+        [--suite standard | --published] [--thorough] [--table docs/strength.md]
 """
 
 import argparse
@@ -18,7 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,10 @@ from attacks.objectives import Transfer
 from attacks.victim import frozen
 from benchmark.datasets import load_task
 from benchmark.scoring import Scorer, Settings
+from benchmarks.strength_report import Curves, Findings, Gain, Judged, compare, markdown, show, verdict
+from leaderboard.contributions import own_table
+from leaderboard.entries import PUBLISHED, Entry, load_entries
 from models import registry
-
-POINTS = 0.3
-"""How far the suite's R@k may lie above a rival's, in points."""
-
-SHARE = 0.5
-"""How many queries a rival alone may break, in percent."""
 
 FOOLBOX = (
     "foolbox:LInfFMNAttack:steps=20",
@@ -54,37 +54,8 @@ FOOLBOX = (
 )
 
 
-@dataclass(frozen=True)
-class Line:
-    """Suite and rival at one budget and k: R@k of both in percent, and who breaks what alone.
-
-    `difference` = suite's R@k - rival's, in points (positive: the suite is weaker); `only`: percent
-    of the queries that the rival breaks and the suite does not.
-    """
-
-    budget: str
-    k: int
-    suite: float
-    rival: float
-    difference: float
-    only: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the suite is within the limits here."""
-        return self.difference <= POINTS + 1e-9 and self.only <= SHARE + 1e-9
-
-
-def compare(suite: np.ndarray, rival: np.ndarray, budgets: Sequence[str], ks: Sequence[int]) -> list[Line]:
-    """Adversarial ranks (budgets, queries) of both into one line per budget and k."""
-    lines = []
-    for budget, ours, theirs in zip(budgets, suite, rival, strict=True):
-        for k in ks:
-            held, kept = ours <= k, theirs <= k
-            mine, other = 100 * held.mean(), 100 * kept.mean()
-            only = 100 * (held & ~kept).mean()
-            lines.append(Line(budget, k, float(mine), float(other), float(mine - other), float(only)))
-    return lines
+Ranks = dict[str, Any]
+"""Ranks (budgets, queries) as "rank", passes per query as "forward", and more."""
 
 
 def rivals_for(norm: str, wanted: Sequence[str] | None) -> list[Suite]:
@@ -111,12 +82,12 @@ class Referee:
         self.scorer, self.facts, self.out = scorer, facts, out
         self.counted = scorer.clean.matches > 0
 
-    def ranks(self, suite: Suite, norm: str) -> dict[str, Any]:
+    def ranks(self, suite: Suite, norm: str) -> Ranks:
         """Ranks (budgets, queries) under a suite, its passes per query and seconds, stored or new."""
         facts = {**self.facts, "norm": norm, "suite": suite.name, "digest": suite.digest}
         path = self.path(suite, norm)
         if path.exists():
-            known: dict[str, Any] = json.loads(path.read_text())
+            known: Ranks = json.loads(path.read_text())
             if known["facts"] == facts:
                 return known
         start = time.process_time()
@@ -137,9 +108,14 @@ class Referee:
         name = suite.name.replace(":", "-").replace("=", "").replace(",", "-")
         return self.out / self.facts["model"] / norm / f"{name}.json"
 
-    def judge(self, suite: Suite, norm: str, rivals: Sequence[Suite]) -> Iterator["Judged"]:
-        """Each rival's lines against the suite; they are stored beside the rival's ranks."""
-        ours = self.ranks(suite, norm)
+    def judge(
+        self, suite: Suite, norm: str, rivals: Sequence[Suite], ours: Ranks | None = None
+    ) -> Iterator[Judged]:
+        """Each rival's lines against the suite; they are stored beside the rival's ranks.
+
+        `ours`: what the suite found on the same queries, where that is known already.
+        """
+        ours = ours or self.ranks(suite, norm)
         task = self.scorer.task
         for rival in rivals:
             theirs = self.ranks(rival, norm)
@@ -147,34 +123,46 @@ class Referee:
             against = {"suite": suite.name, "digest": suite.digest, "lines": [asdict(line) for line in lines]}
             store(self.path(rival, norm), {**theirs, "against": against})
             costs = ours["forward"], theirs["forward"]
-            yield Judged(self.facts["model"], norm, rival.name, lines, *costs)
+            queries = int(self.counted.sum())
+            yield Judged(self.facts["model"], norm, rival.name, lines, *costs, queries)
+
+    def curves(self, norm: str, rivals: Sequence[Suite]) -> Iterator[Curves]:
+        """R@1 of `fmn` and of `pgd` alone, where both are among the rivals."""
+        named = {rival.name: rival for rival in rivals}
+        if {"fmn", "pgd"} <= named.keys():
+            found = (np.array(self.ranks(named[name], norm)["rank"]) for name in ("fmn", "pgd"))
+            once, each = (tuple((100 * (rank <= 1).mean(1)).tolist()) for rank in found)
+            yield Curves(self.facts["model"], norm, once, each)
+
+    def thorough(self, suite: Suite, norm: str, ours: Ranks | None = None) -> Gain:
+        """R@1 at the headline budget under a suite (see `judge`) and under it and `thorough` together."""
+        task = self.scorer.task
+        at = task.budgets[norm].index(task.headline[norm])
+        rank = np.array((ours or self.ranks(suite, norm))["rank"])[at]
+        more = np.array(self.ranks(find_suite("thorough").in_norm(norm), norm)["rank"])[at]
+        both = np.maximum(rank, more)
+        shares = (float(100 * (one <= 1).mean()) for one in (rank, both))
+        return Gain(self.facts["model"], norm, *shares)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One rival against the suite on one model in one norm; forward passes per query of both."""
+def of_row(entry: Entry, queries: np.ndarray) -> Ranks:
+    """What a published row's suite found on some of its queries, as `Referee.ranks` tells it.
 
-    model: str
-    norm: str
-    rival: str
-    lines: Sequence[Line]
-    suite_passes: float
-    rival_passes: float
-
-    @property
-    def difference(self) -> float:
-        """By how many points the suite's R@k lies above the rival's where that is worst."""
-        return max(line.difference for line in self.lines)
-
-    @property
-    def only(self) -> float:
-        """The largest share of queries, in percent, that the rival alone breaks."""
-        return max(line.only for line in self.lines)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the suite is within the limits everywhere."""
-        return all(line.holds for line in self.lines)
+    A row knows per query and k the smallest budget that breaks it; the rank is therefore the smallest k
+    that still holds, and one beyond the largest where none does: all that `compare` asks for.
+    """
+    place = {query: i for i, query in enumerate(entry.broken["query"])}
+    missing = sum(query not in place for query in queries.tolist())
+    if missing:
+        raise UserError(
+            f"The row of {entry.model.name} ({entry.norm}) lacks {missing} of {len(queries)} queries."
+        )
+    own = own_table(entry.broken, entry.ks)[[place[query] for query in queries.tolist()]]
+    rank = np.full((len(entry.budgets), len(queries)), max(entry.ks) + 1)
+    for k, broken in sorted(zip(entry.ks, own.T, strict=True), reverse=True, key=lambda one: one[0]):
+        for i in range(len(entry.budgets)):
+            rank[i, broken > i + 1] = k
+    return {"rank": rank, "forward": entry.forward_per_query}
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
@@ -183,18 +171,6 @@ def store(path: Path, result: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result) + "\n")
     part.replace(path)
-
-
-def show(model: str, norm: str, rival: str, lines: Sequence[Line]) -> None:
-    """Print the lines of one rival, those beyond a limit marked."""
-    print(f"\n{model} {norm}: {rival}")
-    print(f"{'budget':>8} {'k':>5} {'suite':>7} {'rival':>7} {'diff':>7} {'only rival %':>13}")
-    for line in lines:
-        mark = "" if line.holds else "  beyond"
-        print(
-            f"{line.budget:>8} {line.k:>5} {line.suite:7.2f} {line.rival:7.2f} {line.difference:+7.2f}"
-            f" {line.only:13.2f}{mark}"
-        )
 
 
 def bundled() -> list[str]:
@@ -209,6 +185,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="glyphs")
     parser.add_argument("--norm", action="append", help="repeat; default: all norms of the dataset")
     parser.add_argument("--suite", default="standard")
+    parser.add_argument("--published", action="store_true", help="judge the published rows of the suite")
+    parser.add_argument("--thorough", action="store_true", help="run the suite thorough as well")
     parser.add_argument("--rival", action="append", help="an attack; repeat; default: all")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="which queries")
@@ -220,12 +198,12 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Judge, print, store; 1 where a rival beats the suite beyond the limits."""
+    """Judge, print, store; 1 where a limit is passed."""
     args = read_arguments()
     torch.set_num_threads(args.threads)
     task = load_task(args.dataset).limit(args.queries, args.seed)
     suite = find_suite(args.suite)
-    judged: list[Judged] = []
+    found = Findings(suite, task.name)
     for model in args.model or bundled():
         loaded = registry.load(model)
         facts = {
@@ -239,54 +217,31 @@ def main() -> int:
             scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
             referee = Referee(scorer, facts, args.out)
             for norm in args.norm or list(task.budgets):
-                for one in referee.judge(suite.in_norm(norm), norm, rivals_for(norm, args.rival)):
-                    show(model, norm, one.rival, one.lines)
-                    judged.append(one)
+                part = suite.in_norm(norm)
+                rows = published(part, task.name, loaded.digest, norm) if args.published else [None]
+                for row in rows:
+                    rivals = rivals_for(norm, args.rival)
+                    ours = row and of_row(row, task.query[referee.counted])
+                    for one in referee.judge(part, norm, rivals, ours):
+                        show(one)
+                        found.judged.append(one)
+                    found.curves += referee.curves(norm, rivals)
+                    if args.thorough:
+                        found.gains.append(referee.thorough(part, norm, ours))
     if args.table:
-        args.table.write_text(markdown(suite, task.name, len(task.query), judged))
-    return verdict(suite.name, judged)
+        args.table.write_text(markdown(found))
+    return verdict(found)
 
 
-def verdict(suite: str, judged: Sequence[Judged]) -> int:
-    """Print the worst line of each rival and the end of it; 0 where all hold."""
-    print(f"\n{'model':24} {'norm':5} {'rival':44} {'worst diff':>10} {'only rival %':>13}")
-    for one in judged:
-        mark = "" if one.holds else "  beyond"
-        print(f"{one.model:24} {one.norm:5} {one.rival:44} {one.difference:+10.2f} {one.only:13.2f}{mark}")
-    print(f"\n{ending(suite, judged)}")
-    return int(not all(one.holds for one in judged))
-
-
-def ending(suite: str, judged: Sequence[Judged]) -> str:
-    """How it ended, in two sentences."""
-    beaten = sum(not one.holds for one in judged)
-    return f"Limits: {POINTS} points and {SHARE} % of queries. " + (
-        f"{suite} is beaten by {beaten} of {len(judged)}." if beaten else f"{suite} holds against all."
-    )
-
-
-def markdown(suite: Suite, dataset: str, queries: int, judged: Sequence[Judged]) -> str:
-    """A page with the worst line of each rival over budgets and ks."""
-    rows = [
-        f"| {one.model} | {one.norm} | {one.rival} | {one.difference:+.2f} | {one.only:.2f} "
-        f"| {one.suite_passes:.0f} | {one.rival_passes:.0f} | {'yes' if one.holds else '**no**'} |"
-        for one in judged
+def published(suite: Suite, dataset: str, weights: str, norm: str) -> list[Entry]:
+    """The published row of these weights, if it is of this suite; an empty list, and a word, if not."""
+    wanted = [
+        entry for entry in load_entries(PUBLISHED) if (entry.dataset.name, entry.norm) == (dataset, norm)
     ]
-    return "\n".join(
-        [
-            f"# What other attacks find that {suite.name} misses\n",
-            f"Suite digest {suite.digest}; {queries} queries of {dataset}; written by "
-            "`python -m benchmarks.strength`. Each rival alone, the worst over all budgets and ks: by how "
-            "many points the suite's R@k lies above the rival's, and the share of queries that only the "
-            "rival breaks. Passes are forward passes per query, of all budgets together.\n",
-            "| Model | Norm | Rival | Worst difference | Only rival % | Suite passes | Its passes | Holds |",
-            "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
-            *rows,
-            "",
-            ending(suite.name, judged),
-            "",
-        ]
-    )
+    rows = [entry for entry in wanted if (entry.model.digest, entry.suite.digest) == (weights, suite.digest)]
+    if not rows:
+        print(f"no published row of {suite.name} ({suite.digest}) for weights {weights[:12]} in {norm}")
+    return rows
 
 
 if __name__ == "__main__":

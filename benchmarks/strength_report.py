@@ -1,0 +1,231 @@
+"""What the referee of strength found: the limits, the arithmetic, and how it is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attacks.catalogue import Suite
+from leaderboard.table import markdown_table
+
+POINTS = 0.3
+"""How far the suite's R@k may lie above a rival's, in points."""
+
+SHARE = 0.5
+"""How many queries a rival alone may break, in percent."""
+
+CURVES = 1.5
+"""How far R@1 of min-norm and of per-budget search may differ at each budget but the largest, in points."""
+
+THOROUGH = 1.0
+"""By how many points `thorough` may lower R@1 at the headline budget."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Suite and rival at one budget and k: R@k of both in percent, and who breaks what alone.
+
+    `difference` = suite's R@k - rival's, in points (positive: the suite is weaker); `only`: percent
+    of the queries that the rival breaks and the suite does not.
+    """
+
+    budget: str
+    k: int
+    suite: float
+    rival: float
+    difference: float
+    only: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the suite is within the limits here."""
+        return self.difference <= POINTS + 1e-9 and self.only <= SHARE + 1e-9
+
+
+def compare(suite: np.ndarray, rival: np.ndarray, budgets: Sequence[str], ks: Sequence[int]) -> list[Line]:
+    """Adversarial ranks (budgets, queries) of both into one line per budget and k."""
+    lines = []
+    for budget, ours, theirs in zip(budgets, suite, rival, strict=True):
+        for k in ks:
+            held, kept = ours <= k, theirs <= k
+            mine, other = 100 * held.mean(), 100 * kept.mean()
+            only = 100 * (held & ~kept).mean()
+            lines.append(Line(budget, k, float(mine), float(other), float(mine - other), float(only)))
+    return lines
+
+
+@dataclass(frozen=True)
+class Curves:
+    """R@1 in percent per budget: of one min-norm search, and of one search per budget."""
+
+    model: str
+    norm: str
+    once: Sequence[float]
+    each: Sequence[float]
+
+    @property
+    def apart(self) -> float:
+        """Their largest difference in points over all budgets but the largest."""
+        return max(abs(a - b) for a, b in list(zip(self.once, self.each, strict=True))[:-1])
+
+    @property
+    def holds(self) -> bool:
+        """Whether they agree."""
+        return self.apart <= CURVES + 1e-9
+
+
+@dataclass(frozen=True)
+class Gain:
+    """R@1 in percent at the headline budget: under the suite, and with what `thorough` finds as well."""
+
+    model: str
+    norm: str
+    suite: float
+    more: float
+
+    @property
+    def apart(self) -> float:
+        """By how many points `thorough` lowers it."""
+        return self.suite - self.more
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is little enough."""
+        return self.apart <= THOROUGH + 1e-9
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One rival against the suite on one model in one norm; forward passes per query of both."""
+
+    model: str
+    norm: str
+    rival: str
+    lines: Sequence[Line]
+    suite_passes: float
+    rival_passes: float
+    queries: int
+
+    @property
+    def difference(self) -> float:
+        """By how many points the suite's R@k lies above the rival's where that is worst."""
+        return max(line.difference for line in self.lines)
+
+    @property
+    def only(self) -> float:
+        """The largest share of queries, in percent, that the rival alone breaks."""
+        return max(line.only for line in self.lines)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the suite is within the limits everywhere."""
+        return all(line.holds for line in self.lines)
+
+
+@dataclass
+class Findings:
+    """All that one run found."""
+
+    suite: Suite
+    dataset: str
+    judged: list[Judged] = field(default_factory=list)
+    curves: list[Curves] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+
+    def ending(self) -> str:
+        """How it ended, in a few sentences."""
+        beaten = sum(not one.holds for one in self.judged)
+        name = self.suite.name
+        said = [f"Limits: {POINTS} points and {SHARE} % of queries."]
+        said.append(
+            f"{name} is beaten by {beaten} of {len(self.judged)}." if beaten else f"{name} holds against all."
+        )
+        for title, limit, some in (
+            ("fmn and pgd differ", CURVES, self.curves),
+            ("thorough gains", THOROUGH, self.gains),
+        ):
+            if some:
+                most = max(one.apart for one in some)
+                said.append(f"{title} by at most {most:.2f} points (limit {limit}).")
+        return " ".join(said)
+
+    @property
+    def hold(self) -> bool:
+        """Whether no limit is passed."""
+        return all(one.holds for some in (self.judged, self.curves, self.gains) for one in some)
+
+
+def show(one: Judged) -> None:
+    """Print the lines of one rival, those beyond a limit marked."""
+    print(f"\n{one.model} {one.norm}: {one.rival} ({one.queries} queries)")
+    print(f"{'budget':>8} {'k':>5} {'suite':>7} {'rival':>7} {'diff':>7} {'only rival %':>13}")
+    for line in one.lines:
+        mark = "" if line.holds else "  beyond"
+        print(
+            f"{line.budget:>8} {line.k:>5} {line.suite:7.2f} {line.rival:7.2f} {line.difference:+7.2f}"
+            f" {line.only:13.2f}{mark}"
+        )
+
+
+def verdict(found: Findings) -> int:
+    """Print the worst line of each rival and the end of it; 0 where all hold."""
+    print(f"\n{'model':24} {'norm':5} {'rival':44} {'worst diff':>10} {'only rival %':>13}")
+    for one in found.judged:
+        mark = "" if one.holds else "  beyond"
+        print(f"{one.model:24} {one.norm:5} {one.rival:44} {one.difference:+10.2f} {one.only:13.2f}{mark}")
+    print(f"\n{found.ending()}")
+    return int(not found.hold)
+
+
+def markdown(found: Findings) -> str:
+    """A page with the worst line of each rival over budgets and ks, and the comparisons of curves."""
+    rows = [
+        [
+            *(one.model, one.norm, one.rival, f"{one.queries}", f"{one.difference:+.2f}", f"{one.only:.2f}"),
+            *(f"{one.suite_passes:.0f}", f"{one.rival_passes:.0f}", "yes" if one.holds else "**no**"),
+        ]
+        for one in found.judged
+    ]
+    heads = [
+        ("Model", True),
+        ("Norm", True),
+        ("Rival", True),
+        ("Queries", False),
+        ("Worst difference", False),
+    ]
+    heads += [("Only rival %", False), ("Suite passes", False), ("Its passes", False), ("Holds", True)]
+    parts = [
+        f"# What other attacks find that {found.suite.name} misses",
+        f"Digest {' and '.join(found.suite.digests)}; {found.dataset}; written by `python -m "
+        "benchmarks.strength`. Each rival alone, the worst over all budgets and ks: by how many points the "
+        "suite's R@k lies above the rival's, and the share of queries that only the rival breaks. Passes are "
+        "forward passes per query, of all budgets together.",
+        found.ending(),
+        markdown_table(heads, rows),
+    ]
+    if found.curves:
+        parts += [
+            "## One min-norm search against one search per budget",
+            "R@1 in percent at each budget by `fmn` and by `pgd` alone; the largest budget does not count.",
+            markdown_table(
+                [("Model", True), ("Norm", True), ("fmn", True), ("pgd", True), ("Apart", False)],
+                (
+                    [one.model, one.norm, _line(one.once), _line(one.each), f"{one.apart:.2f}"]
+                    for one in found.curves
+                ),
+            ),
+        ]
+    if found.gains:
+        parts += [
+            "## What `thorough` adds",
+            "R@1 in percent at the headline budget.",
+            markdown_table(
+                [("Model", True), ("Norm", True), (found.suite.name, False), ("thorough", False)],
+                ([one.model, one.norm, f"{one.suite:.2f}", f"{one.more:.2f}"] for one in found.gains),
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in values)
