@@ -109,7 +109,9 @@ _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "quick": (("fmn:steps=20",), "a first look: min-norm on the margin, 20 steps"),
     "standard": (
         (
-            *("fmn:steps=60,hurry=1", "cw", "cw-pixel:only=l2", "ddn:steps=100,only=l2"),
+            *("fmn:steps=60,hurry=1", "cw", "cw-pixel:only=l2"),
+            # Made for L2, where it is worth twice the steps.
+            *("ddn:steps=100,only=l2", "ddn:steps=50,only=linf"),
             *("pgd", "apgd", "apgd-crowd", "pgd-push", "square-probe"),
         ),
         "the ranking suite: min-norm, then cold starts with three objectives and a black-box probe",
