@@ -12,9 +12,6 @@ from leaderboard.canvas import GREY, MARKS, PRIOR, Mark, save
 from leaderboard.labels import place_labels
 from leaderboard.statistics import Interval, gain, radius
 
-MOST = 8
-"""So many rows are drawn; more cannot be told apart."""
-
 
 def title_of(row: Row) -> str:
     """Name a row as the legend does, shortened where it is long."""
@@ -24,10 +21,13 @@ def title_of(row: Row) -> str:
 
 
 def drawn_rows(board: Board) -> list[tuple[Row, str, Mark]]:
-    """Choose the rows that are drawn (the first `MOST`, the baseline always): row, label, mark."""
+    """Choose the rows that are drawn: row, label, mark.
+
+    The baseline always, and of the others the first ones: as many as there are marks to tell them apart.
+    """
     prior = board.baseline
-    rows = [row for row in board.rows if row is not prior][: MOST - (prior is not None)]
-    drawn = [(row, MARKS[i % len(MARKS)]) for i, row in enumerate(rows)]
+    rows = [row for row in board.rows if row is not prior]
+    drawn = list(zip(rows, MARKS, strict=False))
     if prior:
         drawn.append((prior, PRIOR))
     return [(row, label, mark) for (row, mark), label in zip(drawn, _labels(drawn), strict=True)]

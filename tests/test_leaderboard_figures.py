@@ -88,7 +88,7 @@ def test_no_gain_no_figure(tmp_path):
 
 
 def test_the_baseline_is_drawn_however_many_rows_are_better(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "MOST", 2)
+    monkeypatch.setattr(figures, "MARKS", canvas.MARKS[:1])
     drawn = figures.drawn_rows(board())
     assert [row.entry.model.name for row, _, _ in drawn] == ["con-rob", "vpn"]
     assert drawn[-1][2] is canvas.PRIOR
@@ -101,6 +101,19 @@ def test_titles_that_are_the_same_are_told_apart():
     rows = figures.drawn_rows(boards(assess([build_entry(Cell(*c)) for c in made]))[0])
     labels = [label for _, label, _ in rows]
     assert len(set(labels)) == 2 and "[twin]" in " ".join(labels)
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_no_two_rows_of_a_figure_share_a_mark(baseline):
+    record, frame = cell("con-rob", **SMALL)
+    made = []
+    for i in range(10):
+        changes = {"name": f"model-{i}", "digest": str(i), "baseline": baseline and i == 9}
+        made.append((record.model_copy(update={"model": record.model.model_copy(update=changes)}), frame))
+    (one,) = boards(assess([build_entry(Cell(*c)) for c in made]))
+    marks = [mark for _, _, mark in figures.drawn_rows(one)]
+    assert len(set(marks)) == len(marks) == len(canvas.MARKS) + baseline
+    assert (canvas.PRIOR in marks) is baseline
 
 
 def test_marks_differ_in_colour_marker_and_hatch():
