@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from leaderboard.board import Board, Row
-from leaderboard.figures import MOST
+from leaderboard.canvas import MARKS
 from leaderboard.site.marks import (
     Figure,
     Mark,
@@ -40,7 +40,7 @@ def series_of(rows: Sequence[Row], prior: Row | None) -> list[Series]:
     labels = {id(row): _label(row) for row in rows}
     # Rows of one title and training are told apart by their names.
     labels |= {id(r): f"{_label(r)} [{r.entry.model.name}]" for r in rows if taken[_label(r)] > 1}
-    drawn = [Series(row, mark(i, labels[id(row)], i < MOST - 1)) for i, row in enumerate(others)]
+    drawn = [Series(row, mark(i, labels[id(row)], i < len(MARKS))) for i, row in enumerate(others)]
     return drawn if prior is None else [*drawn, Series(prior, reference("prior", labels[id(prior)]))]
 
 
