@@ -393,7 +393,8 @@ def test_the_audit_is_exact_in_float64():
 
 def test_the_suite_of_the_ranking_passes_its_own_re_scoring():
     scorer = scorer_of(Phishing(), distance="euclidean")
-    outcome = scorer.run(find_suite("standard").in_norm("linf").attacks, "linf", keep=range(len(scorer.task.query)))
+    attacks = find_suite("standard").in_norm("linf").attacks
+    outcome = scorer.run(attacks, "linf", keep=range(len(scorer.task.query)))
     assert rescore(scorer, outcome).level == "ok"
 
 
