@@ -272,6 +272,18 @@ def test_nes_estimates_the_gradient_and_looks_on_both_sides() -> None:
     assert (cosine > 0.85).all()
 
 
+@pytest.mark.parametrize(("turn", "flat"), [(0, True), (25, True), (50, False), (75, False)])
+def test_the_first_rounds_of_cw_step_by_pixel(turn: int, flat: bool) -> None:
+    """The first step of a round is the sign of the gradient there, and along the gradient later (L2)."""
+    budget, search = L2("1"), CW(rounds=4, pixelwise=2)
+    slope = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    state = search.start(torch.full((1, 1, 6, 6), 0.5), budget, [0], 7)
+    look = Look(torch.tensor([[-1.0]]), slope[:, None], torch.tensor([turn]), torch.tensor([True]))
+    moved = (search.step(state, budget, look).point - state.origin).flatten()
+    along = slope.sign() if flat else slope
+    assert torch.cosine_similarity(moved, along.flatten(), 0) > 0.999
+
+
 @pytest.mark.parametrize("name", ["fmn", "ddn", "cw", "cw-pixel"])
 @every_norm
 def test_min_norm_searches_lie_within_small_budgets_of_a_large_one(name: str, norm: str) -> None:

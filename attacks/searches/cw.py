@@ -77,8 +77,9 @@ class CW(Search):
         drive = spread(torch.where(broken, 0.0, state.weight), look.slope) * look.slope
         gradient = budget.pull(state.point - state.origin) - drive
         square = gradient.square()
-        apart = spread((look.t < span * self.pixelwise).float(), square) > 0
-        level = torch.where(apart, square, budget.level(square))
+        level = budget.level(square)
+        if self.pixelwise:
+            level = torch.where(spread(look.t < span * self.pixelwise, square) > 0, square, level)
         step = _adam(state, gradient, level, turn)
         length = reach * (self.last + (self.stride - self.last) * decay) / per_pixel(budget, step)
         state.point.sub_(spread(length, step) * step)
