@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.board import Board, Row, boards
+from leaderboard.board import Board, Row, boards, seed_of
 from leaderboard.entries import PUBLISHED, Entry, load_entries, same_queries
 from leaderboard.ers_table import measured
 from leaderboard.statistics import Interval, resample
@@ -83,15 +83,11 @@ def against_table(board: Board) -> str:
 
 def _same_seed(one: Entry, other: Entry) -> bool:
     """Models of one training seed are compared; those without a number in their name are of seed 0."""
-    return _seed(one.model.name) == _seed(other.model.name) or _only(other)
+    return seed_of(one.model.name)[1] == seed_of(other.model.name)[1] or _only(other)
 
 
 def _only(other: Entry) -> bool:
     return other.model.training not in ("panum2021-naive", "panum2021")
-
-
-def _seed(name: str) -> str:
-    return name.rsplit("-seed", 1)[1] if "-seed" in name else "0"
 
 
 def differences(one: Entry, other: Entry, budgets: Sequence[str]) -> list[str]:
@@ -106,7 +102,7 @@ def seeds_table(board: Board) -> str:
     """Models that were trained with several seeds: mean and range over the seeds."""
     groups: dict[str, list[Entry]] = {}
     for row in board.rows:
-        groups.setdefault(row.entry.model.name.rsplit("-seed", 1)[0], []).append(row.entry)
+        groups.setdefault(seed_of(row.entry.model.name)[0], []).append(row.entry)
     heads = [("Model", True), ("Seeds", False), ("Clean R@1", False), *((b, False) for b in board.budgets)]
     lines = [
         [name, str(len(entries)), *(_spread(entries, place) for place in (None, *board.budgets))]

@@ -4,28 +4,25 @@ For each model, norm and rival the suite and the rival attack the same queries. 
 suite may leave R@k at most 0.3 points above the rival, and at most 0.5 % of the queries may be broken
 by the rival only. foolbox attacks aim at k = 1; they are judged at every k all the same.
 
-Each attack leaves one JSON file under --out, so an interrupted run goes on where it stopped.
+What is found is kept below --out (see benchmarks.shelf), so an interrupted run goes on where it stopped.
 
 `--suite` takes a suite by name or a candidate such as "fmn:steps=60+apgd+pgd"; `--published` judges the
 published rows of the suite instead of running it again. Where rivals `fmn` and `pgd` have both run, their
 curves are laid side by side: one min-norm search against one search per budget, neither seeded by the
 other. `--thorough` runs that suite, too, and says by how much it lowers R@1 at the headline budget.
-`--table` writes all of it as Markdown, the worst line of each rival.
 
     python -m benchmarks.strength [--model glyphs-panum2021] [--norm linf] [--queries 300] [--rival pgd]
-        [--suite standard | --published] [--thorough] [--table docs/strength.md]
+        [--suite standard | --published] [--thorough]
+
+`python -m benchmarks.rivals` judges the published rows by what is kept in this repository.
 """
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from attacks.catalogue import Suite, attack_table, find_suite
@@ -34,8 +31,8 @@ from attacks.objectives import Transfer
 from attacks.victim import frozen
 from benchmark.datasets import load_task
 from benchmark.scoring import Scorer, Settings
-from benchmarks.strength_report import Curves, Findings, Gain, Judged, compare, markdown, show, verdict
-from leaderboard.contributions import own_table
+from benchmarks.shelf import About, Found, Shelf
+from benchmarks.strength_report import Findings, curves, gains, judged, of_row, show, verdict
 from leaderboard.entries import PUBLISHED, Entry, load_entries
 from models import registry
 
@@ -52,10 +49,6 @@ FOOLBOX = (
     "foolbox:L2CarliniWagnerAttack:steps=200",
     "foolbox:HopSkipJumpAttack:steps=16",
 )
-
-
-Ranks = dict[str, Any]
-"""Ranks (budgets, queries) as "rank", passes per query as "forward", and more."""
 
 
 def rivals_for(norm: str, wanted: Sequence[str] | None) -> list[Suite]:
@@ -76,101 +69,52 @@ def _fits(suite: Suite, norm: str) -> bool:
 
 
 class Referee:
-    """One model in front of one task; results are read again where they are there already."""
+    """One model in front of one task in one norm; what was found is read again where it is kept."""
 
-    def __init__(self, scorer: Scorer, facts: dict[str, Any], out: Path) -> None:
-        self.scorer, self.facts, self.out = scorer, facts, out
+    def __init__(self, scorer: Scorer, model: str, weights: str, norm: str, out: Path) -> None:
+        self.scorer = scorer
+        task = scorer.task
         self.counted = scorer.clean.matches > 0
+        queries = task.query[self.counted].tolist()
+        budgets, ks = list(task.budgets[norm]), list(task.ks)
+        about = About(model, weights, task.name, task.digest, norm, budgets, ks, queries)
+        self.shelf = Shelf.of(out, about)
 
-    def ranks(self, suite: Suite, norm: str) -> Ranks:
-        """Ranks (budgets, queries) under a suite, its passes per query and seconds, stored or new."""
-        facts = {**self.facts, "norm": norm, "suite": suite.name, "digest": suite.digest}
-        path = self.path(suite, norm)
-        if path.exists():
-            known: Ranks = json.loads(path.read_text())
-            if known["facts"] == facts:
-                return known
+    def found(self, suite: Suite) -> Found:
+        """What a suite finds, kept or new."""
+        kept = self.shelf.get(suite.name, suite.digest)
+        if kept is not None:
+            return kept
         start = time.process_time()
-        outcome = self.scorer.run(suite.attacks, norm)
+        outcome = self.scorer.run(suite.attacks, self.shelf.about.norm)
+        seconds = time.process_time() - start
         meters = [work.meter for work in outcome.work]
-        result = {
-            "facts": facts,
-            "seconds": time.process_time() - start,
-            "forward": sum(meter.forward for meter in meters) / len(outcome.rows),
-            "backward": sum(meter.backward for meter in meters) / len(outcome.rows),
-            "rank": outcome.record.rank[:, self.counted].tolist(),
-        }
-        store(path, result)
-        return result
-
-    def path(self, suite: Suite, norm: str) -> Path:
-        """Where a suite's ranks are kept."""
-        name = suite.name.replace(":", "-").replace("=", "").replace(",", "-")
-        return self.out / self.facts["model"] / norm / f"{name}.json"
+        passes = (
+            sum(each) / len(outcome.rows)
+            for each in ([meter.forward for meter in meters], [meter.backward for meter in meters])
+        )
+        found = Found(suite.name, suite.digest, outcome.record.rank[:, self.counted], *passes, seconds)
+        self.shelf.put(found)
+        return found
 
     def judge(
-        self, suite: Suite, norm: str, rivals: Sequence[Suite], ours: Ranks | None = None
-    ) -> Iterator[Judged]:
-        """Each rival's lines against the suite; they are stored beside the rival's ranks.
-
-        `ours`: what the suite found on the same queries, where that is known already.
-        """
-        ours = ours or self.ranks(suite, norm)
-        task = self.scorer.task
+        self, suite: Suite, rivals: Sequence[Suite], *, row: Entry | None = None, thorough: bool = False
+    ) -> Findings:
+        """The rivals' lines against the suite, or against a published row of it, printed as they come."""
+        about = self.shelf.about
+        ours = self.found(suite) if row is None else of_row(row, about.queries)
+        findings = Findings(suite.name, [suite.digest], about.dataset)
+        others = []
         for rival in rivals:
-            theirs = self.ranks(rival, norm)
-            lines = compare(np.array(ours["rank"]), np.array(theirs["rank"]), task.budgets[norm], task.ks)
-            against = {"suite": suite.name, "digest": suite.digest, "lines": [asdict(line) for line in lines]}
-            store(self.path(rival, norm), {**theirs, "against": against})
-            costs = ours["forward"], theirs["forward"]
-            queries = int(self.counted.sum())
-            yield Judged(self.facts["model"], norm, rival.name, lines, *costs, queries)
-
-    def curves(self, norm: str, rivals: Sequence[Suite]) -> Iterator[Curves]:
-        """R@1 of `fmn` and of `pgd` alone, where both are among the rivals."""
-        named = {rival.name: rival for rival in rivals}
-        if {"fmn", "pgd"} <= named.keys():
-            found = (np.array(self.ranks(named[name], norm)["rank"]) for name in ("fmn", "pgd"))
-            once, each = (tuple((100 * (rank <= 1).mean(1)).tolist()) for rank in found)
-            yield Curves(self.facts["model"], norm, once, each)
-
-    def thorough(self, suite: Suite, norm: str, ours: Ranks | None = None) -> Gain:
-        """R@1 at the headline budget under a suite (see `judge`) and under it and `thorough` together."""
-        task = self.scorer.task
-        at = task.budgets[norm].index(task.headline[norm])
-        rank = np.array((ours or self.ranks(suite, norm))["rank"])[at]
-        more = np.array(self.ranks(find_suite("thorough").in_norm(norm), norm)["rank"])[at]
-        both = np.maximum(rank, more)
-        shares = (float(100 * (one <= 1).mean()) for one in (rank, both))
-        return Gain(self.facts["model"], norm, *shares)
-
-
-def of_row(entry: Entry, queries: np.ndarray) -> Ranks:
-    """What a published row's suite found on some of its queries, as `Referee.ranks` tells it.
-
-    A row knows per query and k the smallest budget that breaks it; the rank is therefore the smallest k
-    that still holds, and one beyond the largest where none does: all that `compare` asks for.
-    """
-    place = {query: i for i, query in enumerate(entry.broken["query"])}
-    missing = sum(query not in place for query in queries.tolist())
-    if missing:
-        raise UserError(
-            f"The row of {entry.model.name} ({entry.norm}) lacks {missing} of {len(queries)} queries."
-        )
-    own = own_table(entry.broken, entry.ks)[[place[query] for query in queries.tolist()]]
-    rank = np.full((len(entry.budgets), len(queries)), max(entry.ks) + 1)
-    for k, broken in sorted(zip(entry.ks, own.T, strict=True), reverse=True, key=lambda one: one[0]):
-        for i in range(len(entry.budgets)):
-            rank[i, broken > i + 1] = k
-    return {"rank": rank, "forward": entry.forward_per_query}
-
-
-def store(path: Path, result: dict[str, Any]) -> None:
-    """Write a result so that an interruption leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result) + "\n")
-    part.replace(path)
+            others.append(self.found(rival))
+            one = judged(about, ours, others[-1])
+            show(one)
+            findings.judged.append(one)
+        findings.curves += curves(about, others)
+        if thorough:
+            more = self.found(find_suite("thorough").in_norm(about.norm))
+            findings.gains += gains(about, self.scorer.task.headline[about.norm], ours, [more])
+        return findings
 
 
 def bundled() -> list[str]:
@@ -193,55 +137,46 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("results/bench/strength"))
-    parser.add_argument("--table", type=Path, help="write the worst line of each rival as Markdown")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Judge, print, store; 1 where a limit is passed."""
+    """Judge, print, keep; 1 where a limit is passed."""
     args = read_arguments()
     torch.set_num_threads(args.threads)
-    task = load_task(args.dataset).limit(args.queries, args.seed)
     suite = find_suite(args.suite)
-    found = Findings(suite, task.name)
+    found = Findings(suite.name, list(suite.digests), args.dataset)
     for model in args.model or bundled():
-        loaded = registry.load(model)
-        facts = {
-            "model": model,
-            "weights": loaded.digest,
-            "dataset": task.digest,
-            "queries": len(task.query),
-            "seed": args.seed,
-        }
-        with frozen(loaded.module) as module:
-            scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
-            referee = Referee(scorer, facts, args.out)
-            for norm in args.norm or list(task.budgets):
-                part = suite.in_norm(norm)
-                rows = published(part, task.name, loaded.digest, norm) if args.published else [None]
-                for row in rows:
-                    rivals = rivals_for(norm, args.rival)
-                    ours = row and of_row(row, task.query[referee.counted])
-                    for one in referee.judge(part, norm, rivals, ours):
-                        show(one)
-                        found.judged.append(one)
-                    found.curves += referee.curves(norm, rivals)
-                    if args.thorough:
-                        found.gains.append(referee.thorough(part, norm, ours))
-    if args.table:
-        args.table.write_text(markdown(found))
+        found.add(judge_model(args, model, suite))
     return verdict(found)
 
 
-def published(suite: Suite, dataset: str, weights: str, norm: str) -> list[Entry]:
-    """The published row of these weights, if it is of this suite; an empty list, and a word, if not."""
-    wanted = [
-        entry for entry in load_entries(PUBLISHED) if (entry.dataset.name, entry.norm) == (dataset, norm)
-    ]
-    rows = [entry for entry in wanted if (entry.model.digest, entry.suite.digest) == (weights, suite.digest)]
-    if not rows:
-        print(f"no published row of {suite.name} ({suite.digest}) for weights {weights[:12]} in {norm}")
-    return rows
+def judge_model(args: argparse.Namespace, model: str, suite: Suite) -> Findings:
+    """All norms of one model."""
+    task = load_task(args.dataset).limit(args.queries, args.seed)
+    loaded = registry.load(model)
+    found = Findings(suite.name, list(suite.digests), task.name)
+    with frozen(loaded.module) as module:
+        scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
+        for norm in args.norm or list(task.budgets):
+            part, rivals = suite.in_norm(norm), rivals_for(norm, args.rival)
+            row = published(part, task.name, loaded.digest, norm) if args.published else None
+            if args.published and row is None:
+                continue
+            referee = Referee(scorer, model, loaded.digest, norm, args.out)
+            found.add(referee.judge(part, rivals, row=row, thorough=args.thorough))
+    return found
+
+
+def published(suite: Suite, dataset: str, weights: str, norm: str) -> Entry | None:
+    """The published row of these weights, if it is of this suite; None, and a word, if not."""
+    for entry in load_entries(PUBLISHED):
+        if (entry.dataset.name, entry.norm) != (dataset, norm):
+            continue
+        if (entry.model.digest, entry.suite.digest) == (weights, suite.digest):
+            return entry
+    print(f"no published row of {suite.name} ({suite.digest}) for weights {weights[:12]} in {norm}")
+    return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """What the referee of strength found: the limits, the arithmetic, and how it is told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from attacks.catalogue import Suite
+from attacks.errors import UserError
+from benchmarks.shelf import About, Found
+from leaderboard.contributions import own_table
+from leaderboard.entries import Entry
 from leaderboard.table import markdown_table
 
 POINTS = 0.3
@@ -126,7 +129,8 @@ class Judged:
 class Findings:
     """All that one run found."""
 
-    suite: Suite
+    suite: str
+    digests: list[str]
     dataset: str
     judged: list[Judged] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
@@ -135,7 +139,7 @@ class Findings:
     def ending(self) -> str:
         """How it ended, in a few sentences."""
         beaten = sum(not one.holds for one in self.judged)
-        name = self.suite.name
+        name = self.suite
         said = [f"Limits: {POINTS} points and {SHARE} % of queries."]
         said.append(
             f"{name} is beaten by {beaten} of {len(self.judged)}." if beaten else f"{name} holds against all."
@@ -149,10 +153,60 @@ class Findings:
                 said.append(f"{title} by at most {most:.2f} points (limit {limit}).")
         return " ".join(said)
 
+    def add(self, other: "Findings") -> None:
+        """Take over what another model's or norm's run found."""
+        self.judged += other.judged
+        self.curves += other.curves
+        self.gains += other.gains
+
     @property
     def hold(self) -> bool:
         """Whether no limit is passed."""
         return all(one.holds for some in (self.judged, self.curves, self.gains) for one in some)
+
+
+def of_row(entry: Entry, queries: Sequence[int]) -> Found:
+    """What a published row's suite found on some of its queries.
+
+    A row knows per query and k the smallest budget that breaks it; the rank is therefore the smallest k
+    that still holds, and one beyond the largest where none does: all that `compare` asks for.
+    """
+    place = {query: i for i, query in enumerate(entry.broken["query"])}
+    missing = sum(query not in place for query in queries)
+    if missing:
+        raise UserError(
+            f"The row of {entry.model.name} ({entry.norm}) lacks {missing} of {len(queries)} queries."
+        )
+    own = own_table(entry.broken, entry.ks)[[place[query] for query in queries]]
+    rank = np.full((len(entry.budgets), len(queries)), max(entry.ks) + 1)
+    for k, broken in sorted(zip(entry.ks, own.T, strict=True), reverse=True, key=lambda one: one[0]):
+        for i in range(len(entry.budgets)):
+            rank[i, broken > i + 1] = k
+    return Found(entry.suite.name, entry.suite.digest, rank, entry.forward_per_query)
+
+
+def judged(about: About, ours: Found, rival: Found) -> Judged:
+    """What one rival found against what the suite did."""
+    lines = compare(ours.rank, rival.rank, about.budgets, about.ks)
+    passes = ours.forward, rival.forward
+    return Judged(about.model, about.norm, rival.suite, lines, *passes, len(about.queries))
+
+
+def curves(about: About, found: Iterable[Found]) -> Iterator[Curves]:
+    """R@1 of `fmn` and of `pgd` alone, where both are among the findings."""
+    named = {one.suite: one for one in found}
+    if {"fmn", "pgd"} <= named.keys():
+        shares = [tuple((100 * (named[name].rank <= 1).mean(1)).tolist()) for name in ("fmn", "pgd")]
+        yield Curves(about.model, about.norm, *shares)
+
+
+def gains(about: About, headline: str, ours: Found, found: Iterable[Found]) -> Iterator[Gain]:
+    """R@1 at the headline budget under a suite, and under it and `thorough` together."""
+    at = list(about.budgets).index(headline)
+    for one in found:
+        if one.suite == "thorough":
+            ranks = ours.rank[at], np.maximum(ours.rank[at], one.rank[at])
+            yield Gain(about.model, about.norm, *(float(100 * (rank <= 1).mean()) for rank in ranks))
 
 
 def show(one: Judged) -> None:
@@ -195,9 +249,9 @@ def markdown(found: Findings) -> str:
     ]
     heads += [("Only rival %", False), ("Suite passes", False), ("Its passes", False), ("Holds", True)]
     parts = [
-        f"# What other attacks find that {found.suite.name} misses",
-        f"Digest {' and '.join(found.suite.digests)}; {found.dataset}; written by `python -m "
-        "benchmarks.strength`. Each rival alone, the worst over all budgets and ks: by how many points the "
+        f"# What other attacks find that {found.suite} misses",
+        f"Digest {' and '.join(found.digests)}; {found.dataset}; written by `python -m "
+        "benchmarks.rivals`. Each rival alone, the worst over all budgets and ks: by how many points the "
         "suite's R@k lies above the rival's, and the share of queries that only the rival breaks. Passes are "
         "forward passes per query, of all budgets together.",
         found.ending(),
@@ -220,7 +274,7 @@ def markdown(found: Findings) -> str:
             "## What `thorough` adds",
             "R@1 in percent at the headline budget.",
             markdown_table(
-                [("Model", True), ("Norm", True), (found.suite.name, False), ("thorough", False)],
+                [("Model", True), ("Norm", True), (found.suite, False), ("thorough", False)],
                 ([one.model, one.norm, f"{one.suite:.2f}", f"{one.more:.2f}"] for one in found.gains),
             ),
         ]

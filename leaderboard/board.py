@@ -1,6 +1,7 @@
 """A board: the entries of one dataset and norm, ranked and compared with sibling and baseline."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,9 +82,27 @@ class Board:
         """The prior robust baseline (`baseline = true` in its card), ranked if there is one."""
         return next((row for row in self.rows if row.entry.model.baseline), None)
 
+    @property
+    def firsts(self) -> tuple[Row, ...]:
+        """The rows without those that are another seed of one of them: what a figure has room for."""
+        names = {row.entry.model.name for row in self.rows}
+        return tuple(row for row in self.rows if not is_another_seed(row.entry.model.name, names))
+
     def reference(self) -> Entry:
         """The entry whose protocol and suite the board is headed with."""
         return self.rows[0].entry
+
+
+def seed_of(name: str) -> tuple[str, int]:
+    """A model's name without its training seed, and the seed: NAME is 0, NAME-seed1 is 1."""
+    found = re.fullmatch(r"(.+)-seed(\d{1,9})", name)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
+def is_another_seed(name: str, names: Collection[str]) -> bool:
+    """Whether it is a model of `names` trained again with another seed."""
+    stem, seed = seed_of(name)
+    return seed > 0 and stem in names
 
 
 def boards(entries: Iterable[Entry]) -> list[Board]:

@@ -24,9 +24,10 @@ def drawn_rows(board: Board) -> list[tuple[Row, str, Mark]]:
     """Choose the rows that are drawn: row, label, mark.
 
     The baseline always, and of the others the first ones: as many as there are marks to tell them apart.
+    Of a model that was trained with several seeds the first is drawn, not the best.
     """
     prior = board.baseline
-    rows = [row for row in board.rows if row is not prior]
+    rows = [row for row in board.firsts if row is not prior]
     drawn = list(zip(rows, MARKS, strict=False))
     if prior:
         drawn.append((prior, PRIOR))

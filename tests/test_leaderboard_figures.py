@@ -13,7 +13,7 @@ from PIL import Image
 
 import leaderboard
 from leaderboard import canvas, figures
-from leaderboard.board import boards
+from leaderboard.board import boards, seed_of
 from leaderboard.entries import assess
 from leaderboard.entry import build_entry
 from leaderboard.errors import UserError
@@ -27,6 +27,7 @@ from leaderboard.examples import (
 from leaderboard.figures import stagger, two_lines
 from leaderboard.labels import overlaps
 from leaderboard.records import Cell
+from leaderboard.site.figures import series_of
 from tests.board_fixtures import MODELS, cell, fill
 
 SMALL = {"classes": 12, "per_class": 6}
@@ -114,6 +115,21 @@ def test_no_two_rows_of_a_figure_share_a_mark(baseline):
     marks = [mark for _, _, mark in figures.drawn_rows(one)]
     assert len(set(marks)) == len(marks) == len(canvas.MARKS) + baseline
     assert (canvas.PRIOR in marks) is baseline
+
+
+def test_of_several_seeds_the_first_is_drawn_whichever_is_best():
+    record, frame = cell("con-rob", **SMALL)
+    made = []
+    for name in ("model-seed1", "model", "model-seed2", "lone-seed1"):
+        changes = {"name": name, "digest": name, "title": ""}
+        made.append((record.model_copy(update={"model": record.model.model_copy(update=changes)}), frame))
+    (one,) = boards(assess([build_entry(Cell(*c)) for c in made]))
+    assert len(one.rows) == 4
+    names = [row.entry.model.name for row, _, _ in figures.drawn_rows(one)]
+    assert sorted(names) == ["lone-seed1", "model"]
+    series = series_of(one.rows, None)
+    assert {s.row.entry.model.name for s in series if s.mark.shown} == {"lone-seed1", "model"}
+    assert len(series) == 4 and [seed_of(s.row.entry.model.name)[1] > 0 for s in series[2:]] == [True, True]
 
 
 def test_marks_differ_in_colour_marker_and_hatch():

@@ -1,8 +1,8 @@
 """The referee of strength: its arithmetic, its limits, and going on where it stopped."""
 
-import json
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +13,22 @@ from attacks.catalogue import ENGINE, Suite, find_suite
 from attacks.errors import UserError
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
-from benchmarks.strength import Referee, of_row, published, rivals_for
-from benchmarks.strength_report import Curves, Findings, Gain, Judged, Line, compare, markdown, verdict
+from benchmarks import rivals
+from benchmarks.shelf import About, Found, Shelf
+from benchmarks.strength import Referee, published, rivals_for
+from benchmarks.strength_report import (
+    Curves,
+    Findings,
+    Gain,
+    Judged,
+    Line,
+    compare,
+    curves,
+    gains,
+    markdown,
+    of_row,
+    verdict,
+)
 from leaderboard.entries import PUBLISHED, load_entries
 from tests.grid_worlds import perceptron, small_task
 
@@ -40,7 +54,7 @@ def test_both_limits_count(difference: float, only: float, holds: bool, capsys) 
     lines = [Line("0.1", 1, 50.0, 50.0, difference, only)]
     assert lines[0].holds is holds
     one = Judged("m", "linf", "r", [Line("0.2", 1, 0, 0, 0, 0), *lines], 70.4, 20, 40)
-    found = Findings(find_suite("fmn+pgd"), "small", [one])
+    found = Findings("fmn+pgd", ["d1"], "small", [one])
     assert verdict(found) == (not holds)
     said = capsys.readouterr().out
     assert ("holds against all" in said) is holds and ("beaten by 1 of 1" in said) is not holds
@@ -62,33 +76,50 @@ def test_rivals_attack_the_norm() -> None:
 def referee(tmp_path: Path) -> Iterator[Referee]:
     with frozen(perceptron()) as module:
         scorer = Scorer(module, small_task(budgets={"linf": ["0.005", "0.02"]}), settings=Settings("cpu"))
-        yield Referee(scorer, {"model": "tiny"}, tmp_path)
+        yield Referee(scorer, "tiny", "0" * 64, "linf", tmp_path)
 
 
 def test_a_weak_suite_is_found_out_and_a_finished_rival_is_not_run_again(referee: Referee) -> None:
     weak, strong = find_suite(["noise:steps=1"]), find_suite(["fmn:steps=20"])
-    (one,) = referee.judge(weak, "linf", [strong])
+    (one,) = referee.judge(weak, [strong]).judged
     assert (one.model, one.norm, one.rival) == ("tiny", "linf", "fmn:steps=20") and not one.holds
     assert one.suite_passes < one.rival_passes
-    (one,) = referee.judge(strong, "linf", [weak])
+    (one,) = referee.judge(strong, [weak]).judged
     assert one.holds
-    path = referee.path(strong, "linf")
-    kept = json.loads(path.read_text())
-    assert len(kept["rank"]) == 2 and kept["against"]["suite"] == "noise:steps=1" and kept["backward"] > 0
-    path.write_text(json.dumps({**kept, "forward": -1}))
-    assert referee.ranks(strong, "linf")["forward"] == -1, "read, not run"
-    path.write_text(json.dumps({**kept, "forward": -1, "facts": {"model": "another"}}))
-    assert referee.ranks(strong, "linf")["forward"] == kept["forward"], "run again: other facts"
+    shelf = Shelf.read(referee.shelf.path)
+    assert set(shelf.found) == {"noise:steps=1", "fmn:steps=20"} and shelf.about == referee.shelf.about
+    kept = shelf.found["fmn:steps=20"]
+    assert kept.rank.shape == (2, len(shelf.about.queries)) and kept.backward > 0
+    assert (kept.rank == referee.found(strong).rank).all()
+    referee.shelf.put(replace(kept, forward=-1.0))
+    assert referee.found(strong).forward == -1, "read, not run"
 
 
 def test_what_an_older_engine_found_is_not_read(referee: Referee, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = find_suite(["noise:steps=1"])
-    found = referee.ranks(suite, "linf")
-    path = referee.path(suite, "linf")
-    path.write_text(json.dumps({**found, "forward": -1}))
-    assert referee.ranks(suite, "linf")["forward"] == -1
+    found = referee.found(suite)
+    referee.shelf.put(replace(found, forward=-1.0))
+    assert referee.found(suite).forward == -1
     monkeypatch.setattr("attacks.catalogue.ENGINE", ENGINE + 1)
-    assert referee.ranks(suite, "linf")["forward"] == found["forward"], "run again: another engine"
+    assert referee.found(suite).forward == found.forward, "run again: another engine"
+
+
+def test_a_shelf_of_other_weights_is_refused_and_a_broken_write_leaves_the_old_one(
+    referee: Referee, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    referee.found(find_suite(["noise:steps=1"]))
+    about = referee.shelf.about
+    assert Shelf.of(tmp_path, about).found.keys() == {"noise:steps=1"}
+    with pytest.raises(UserError, match=r"linf.parquet holds what was found with other weights"):
+        Shelf.of(tmp_path, replace(about, weights="1" * 64))
+
+    def fail(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.shelf.pq.write_table", fail)
+    with pytest.raises(KeyboardInterrupt):
+        referee.shelf.put(Found("another", "d", np.ones((2, len(about.queries)), int)))
+    assert Shelf.of(tmp_path, about).found.keys() == {"noise:steps=1"}
 
 
 def test_curves_and_thorough_have_limits_of_their_own(capsys) -> None:
@@ -98,33 +129,36 @@ def test_curves_and_thorough_have_limits_of_their_own(capsys) -> None:
     assert (near.apart, near.holds, apart.holds) == (1.5, True, False) and apart.apart == pytest.approx(1.6)
     little, much = Gain("m", "linf", 21.0, 20.0), Gain("m", "linf", 21.1, 20.0)
     assert little.holds and not much.holds and little.apart == 1.0
-    suite = find_suite("fmn+pgd")
-    for curves, gains, holds in (
+    for one, other, holds in (
         ([near], [little], True),
         ([near, apart], [little], False),
         ([], [much], False),
     ):
-        found = Findings(suite, "small", [], curves, gains)
+        found = Findings("fmn+pgd", ["d1"], "small", [], one, other)
         assert verdict(found) == (not holds)
         said = capsys.readouterr().out
-        assert ("fmn and pgd differ by at most" in said) is bool(curves)
-        assert f"thorough gains by at most {gains[0].apart:.2f} points" in said
-    page = markdown(Findings(suite, "small", [], [near], [much]))
+        assert ("fmn and pgd differ by at most" in said) is bool(one)
+        assert f"thorough gains by at most {other[0].apart:.2f} points" in said
+    page = markdown(Findings("fmn+pgd", ["d1"], "small", [], [near], [much]))
     assert "| m | linf | 80.0 / 40.5 / 9.0 | 80.0 / 42.0 / 1.0 | 1.50 |" in page
     assert "| m | linf | 21.10 | 20.00 |" in page
 
 
-def test_curves_are_of_attacks_alone_and_thorough_counts_both(referee: Referee, monkeypatch) -> None:
-    assert not list(referee.curves("linf", [find_suite(["fmn"])]))
-    kept = {}
-    for name, rank in (("fmn", [1, 1, 9, 9]), ("pgd", [1, 9, 9, 9]), ("thorough", [9, 1, 1, 1])):
-        kept[name] = {"rank": [rank, [9, 9, 9, 9]]}
-    monkeypatch.setattr(referee, "ranks", lambda suite, norm: kept[suite.name])
-    (found,) = referee.curves("linf", [find_suite([name]) for name in ("noise", "pgd", "fmn")])
-    assert (found.once, found.each) == ((50.0, 0.0), (25.0, 0.0))
-    headline = referee.scorer.task.budgets["linf"].index(referee.scorer.task.headline["linf"])
-    gain = referee.thorough(find_suite(["fmn"]), "linf", {"rank": [[1, 1, 9, 9]] * 2})
-    assert (gain.suite, gain.more) == ((50.0, 25.0) if headline == 0 else (50.0, 0.0))
+def test_curves_are_of_attacks_alone_and_thorough_counts_both() -> None:
+    about = About("m", "w", "small", "d", "linf", ["0.1", "0.2"], [1], [5, 6, 7, 8])
+
+    def found(name: str, first: list[int]) -> Found:
+        return Found(name, "d", np.array([first, [9, 9, 9, 9]]))
+
+    fmn, pgd = found("fmn", [1, 1, 9, 9]), found("pgd", [1, 9, 9, 9])
+    assert not list(curves(about, [fmn]))
+    (one,) = curves(about, [found("noise", [1] * 4), pgd, fmn])
+    assert (one.once, one.each) == ((50.0, 0.0), (25.0, 0.0))
+    more = found("thorough", [9, 1, 1, 1])
+    (gain,) = gains(about, "0.1", fmn, [pgd, more])
+    assert (gain.suite, gain.more) == (50.0, 25.0)
+    (gain,) = gains(about, "0.2", fmn, [more])
+    assert (gain.suite, gain.more) == (0.0, 0.0)
 
 
 def test_a_published_row_stands_for_its_suite() -> None:
@@ -133,13 +167,13 @@ def test_a_published_row_stands_for_its_suite() -> None:
         one for one in load_entries(PUBLISHED) if one.model.name == "glyphs-panum2021" and one.norm == "linf"
     )
     queries = entry.broken["query"].to_numpy()[::-3]
-    rank = of_row(entry, queries)["rank"]
+    rank = of_row(entry, queries.tolist()).rank
     for i, budget in enumerate(entry.budgets):
         for k in entry.ks:
             assert ((rank[i] <= k) == entry.hits(k, budget)[::-3]).all()
     assert rank.max() == max(entry.ks) + 1 and rank.min() == 1
     with pytest.raises(UserError, match=r"glyphs-panum2021 \(linf\) lacks 1 of"):
-        of_row(entry, np.append(queries, 10**6))
+        of_row(entry, [*queries.tolist(), 10**6])
 
 
 def test_a_row_is_found_by_weights_and_suite(capsys) -> None:
@@ -150,5 +184,31 @@ def test_a_row_is_found_by_weights_and_suite(capsys) -> None:
     assert not published(suite, "glyphs", entry.model.digest, "linf")
     assert "no published row of fmn" in capsys.readouterr().out
     same = Namespace(name=entry.suite.name, digest=entry.suite.digest)
-    (found,) = published(cast(Suite, same), "glyphs", entry.model.digest, "linf")
-    assert (found.model.name, found.norm) == (entry.model.name, "linf")
+    found = published(cast(Suite, same), "glyphs", entry.model.digest, "linf")
+    assert found is not None and (found.model.name, found.norm) == (entry.model.name, "linf")
+
+
+def test_every_published_row_holds_against_all_that_rivals_found_on_its_queries(capsys) -> None:
+    """What a rival broke once is broken: a row that says otherwise is too good."""
+    found = rivals.findings()
+    assert found.judged and verdict(found) == 0, capsys.readouterr().out
+    assert rivals.DOCUMENT.read_text(encoding="utf-8") == markdown(found), "run python -m benchmarks.rivals"
+
+
+def test_a_row_that_is_too_good_is_found_out(tmp_path: Path) -> None:
+    """The newest row is judged, and by each of its queries."""
+    entry = next(one for one in load_entries(PUBLISHED) if one.model.name == "glyphs-panum2021")
+    queries = entry.broken["query"].tolist()
+    dataset, model = entry.dataset, entry.model
+    facts = (model.name, model.digest, dataset.name, dataset.digest, entry.norm, list(entry.budgets))
+    shelf = Shelf.of(tmp_path, About(*facts, list(entry.ks), queries))
+    row = of_row(entry, queries)
+    beyond = max(entry.ks) + 1
+    shelf.put(replace(row, suite="some rival", rank=row.rank))
+    assert rivals.findings(tmp_path).hold
+    # Three of 500 queries that hold at the smallest budget: 0.6 % of them, against 0.5 %.
+    rank = row.rank.copy()
+    rank[0, np.flatnonzero(rank[0] == 1)[:3]] = beyond
+    shelf.put(replace(row, suite="a better rival", rank=rank))
+    found = rivals.findings(tmp_path)
+    assert [one.rival for one in found.judged if not one.holds] == ["a better rival"]

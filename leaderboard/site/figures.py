@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from leaderboard.board import Board, Row
+import numpy as np
+
+from leaderboard.board import Board, Row, is_another_seed
 from leaderboard.canvas import MARKS
 from leaderboard.site.marks import (
     Figure,
@@ -34,13 +36,20 @@ class Series:
 
 
 def series_of(rows: Sequence[Row], prior: Row | None) -> list[Series]:
-    """Give every row its mark; the first few are shown, the baseline always."""
+    """Give every row its mark; the first few are shown, the baseline always.
+
+    Other seeds of a row come last, and are not shown before the reader asks for them.
+    """
+    names = {row.entry.model.name for row in rows}
     others = [row for row in rows if row is not prior]
+    again = [is_another_seed(row.entry.model.name, names) for row in others]
+    others = [others[i] for i in np.argsort(again, kind="stable")]
+    most = min(len(MARKS), again.count(False))
     taken = Counter(map(_label, rows))
     labels = {id(row): _label(row) for row in rows}
     # Rows of one title and training are told apart by their names.
     labels |= {id(r): f"{_label(r)} [{r.entry.model.name}]" for r in rows if taken[_label(r)] > 1}
-    drawn = [Series(row, mark(i, labels[id(row)], i < len(MARKS))) for i, row in enumerate(others)]
+    drawn = [Series(row, mark(i, labels[id(row)], i < most)) for i, row in enumerate(others)]
     return drawn if prior is None else [*drawn, Series(prior, reference("prior", labels[id(prior)]))]
 
 
