@@ -6,7 +6,7 @@ records of that model and data set in `ers/`, and a list of digests.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from leaderboard.board import Board, Row, boards
@@ -41,18 +41,23 @@ def root_of(entries: Path) -> Path:
     return entries.parent
 
 
-def gather(source: Path, models: Sequence[str], problem: Callable[[str], None]) -> list[Entry]:
-    """The rows of a results folder, or of a submission (which is verified), of all or some models."""
+def gather(
+    source: Path, models: Sequence[str], problem: Callable[[str], None], others: Collection[str] = ()
+) -> list[Entry]:
+    """The rows of a results folder, or of a submission (which is verified), of all or some models.
+
+    `others`: models of which the folder holds something else that may be published.
+    """
     if not source.is_dir():
         raise UserError(f"There is no folder {source}; give a results folder or a submission folder.")
     found = verify_folder(source) if has_sums(source) else collect(source, problem)[0]
-    names = {entry.model.name for entry in found}
+    names = {entry.model.name for entry in found} | set(others)
     for model in models:
         if model not in names:
             known = ", ".join(sorted(names)) or "none"
             raise UserError(f"{source} holds no row of {model!r}; it has: {known}.")
     chosen = [entry for entry in found if not models or entry.model.name in models]
-    if not chosen:
+    if not chosen and not others:
         raise UserError(
             f"{source}: no whole result is in this folder; score a model with submit or run first."
         )
@@ -73,11 +78,14 @@ def publish(
     Refused with UserError before anything is written: a row that would not be ranked (unless
     `preliminary`), another row in a place that is taken (unless `replace`), a duplicate under another
     name. The same rows give the same bytes. What others handed in for a published row stays with the one
-    that replaces it.
+    that replaces it. RobRank's threats are copied for rows that are there already, too.
     """
     root = root_of(to)
     there = {entry.at: entry for entry in load_entries(root, problem)}
-    found = [carry_over(there.get(entry.at), entry, problem) for entry in gather(source, models, problem)]
+    measured = robrank_of(source, there.values())
+    chosen = gather(source, models, problem, {row.model.name for row in measured})
+    measured = [row for row in measured if not models or row.model.name in models]
+    found = [carry_over(there.get(entry.at), entry, problem) for entry in chosen]
     rows = [assess([entry])[0] for entry in found]
     if not preliminary:
         _refuse_short(rows)
@@ -90,8 +98,15 @@ def publish(
         )
     for sentence in conflicts((there | {row.at: row for row in rows}).values()):
         raise UserError(sentence)
-    add(rows, new, source, root)
+    add([*measured, *rows], new, source, root)
     return new
+
+
+def robrank_of(source: Path, rows: Iterable[Entry], models: Sequence[str] = ()) -> list[Entry]:
+    """Those of some rows (and models) whose RobRank threats were measured in a results folder."""
+    records = [record for path in sorted((source / "ers").rglob("*.parquet")) if (record := _ers(path))]
+    measured = {_whose(record) for record in records if record.limit is None}
+    return [row for row in rows if _whose(row) in measured and (not models or row.model.name in models)]
 
 
 def add(rows: Iterable[Entry], new: Iterable[Entry], source: Path, root: Path) -> None:
@@ -137,12 +152,20 @@ def _copy_ers(source: Path, root: Path, row: Entry) -> None:
 
 def _ers_of(path: Path, row: Entry) -> ErsRecord | None:
     """The record of a shard if it is whole and of the row's weights and images."""
+    record = _ers(path)
+    return record if record is not None and _whose(record) == _whose(row) else None
+
+
+def _ers(path: Path) -> ErsRecord | None:
     try:
-        record, _ = read_ers(path)
+        return read_ers(path)[0]
     except BrokenRecord:
         return None
-    theirs = record.model.name, record.model.digest, record.dataset.digest
-    return record if theirs == (row.model.name, row.model.digest, row.dataset.digest) else None
+
+
+def _whose(one: Entry | ErsRecord) -> tuple[str, str, str]:
+    """Name and weights of a model, and the images it was shown."""
+    return one.model.name, one.model.digest, one.dataset.digest
 
 
 def check(to: Path) -> list[str]:

@@ -171,6 +171,29 @@ def test_old_ers_records_do_not_stay_beside_new_weights(source, to, tmp_path):
     assert scan_ers(to.parent) == [] and check(to) == []
 
 
+def test_threats_measured_later_join_the_row_of_their_weights(source, to, tmp_path, robustdml):
+    publish(source, to, ["con-nat", "con-rob"], problem=pytest.fail)
+    shutil.rmtree(to / "cub200/con-rob/ers")
+    later = tmp_path / "later"
+    put_ers(later)
+    put_ers(later, "con-nat", digest="retrained")
+    with pytest.raises(UserError, match=r"no row of 'con-nat'; it has: con-rob"):
+        publish(later, to, ["con-nat"], problem=pytest.fail)
+    before = sorted(to.rglob("*.json"))
+    assert publish(later, to, problem=pytest.fail) == [] and sorted(to.rglob("*.json")) == before
+    assert [scanned.record.model.name for scanned in scan_ers(to.parent)] == ["con-rob"] and check(to) == []
+    said = robustdml("publish", later, "--to", to)
+    assert (
+        said.code == 0
+        and "0 rows" in said.out + said.err
+        and "threats of con-rob beside" in said.out + said.err
+    )
+    shutil.rmtree(later / "ers")
+    put_ers(later, digest="retrained")
+    with pytest.raises(UserError, match="no whole result"):
+        publish(later, to, problem=pytest.fail)
+
+
 def test_strangers_and_missing_files_are_named(source, to):
     publish(source, to, problem=pytest.fail)
     folder = to / "cub200" / "con-rob"

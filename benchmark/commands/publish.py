@@ -39,6 +39,7 @@ def publish(
 def _publish(source: Path, to: Path, models: list[str], replace: bool, preliminary: bool) -> int:
     from benchmark.commands.show import console, note, out
     from leaderboard import published
+    from leaderboard.entries import load_entries
     from leaderboard.terminal import row_text
 
     new = published.publish(source, to, models, replace=replace, preliminary=preliminary, problem=note)
@@ -48,7 +49,11 @@ def _publish(source: Path, to: Path, models: list[str], replace: bool, prelimina
         if missing := published.lacking(entry):
             note(f"the card of {entry.model.name} does not say: {', '.join(missing)}.")
     rows = f"{len(new)} row{'s' * (len(new) != 1)}"
-    console.print(f"{rows} written below {to}.", highlight=False, markup=False, soft_wrap=True)
+    measured = {
+        entry.model.name for entry in published.robrank_of(source, load_entries(to.parent, note), models)
+    }
+    beside = f", RobRank's threats of {', '.join(sorted(measured))} beside theirs" if measured else ""
+    console.print(f"{rows} written below {to}{beside}.", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
