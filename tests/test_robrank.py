@@ -374,7 +374,7 @@ def test_the_commands_give_the_row_and_the_leaderboard_its_table(robustdml, tmp_
     assert again.out == handed_in.out and "tiny on pics, RobRank threats, L∞ 77/255: ERS" in again.out
     blank = robustdml("run", "--model", "glyphs-visualphishnet", "--suite", "robrank", "--limit-queries", 4)
     assert blank.code == 0 and "no ERS" in blank.out
-    assert robustdml("leaderboard").code == 0
+    assert robustdml("leaderboard", "--results", "results").code == 0  # without the published ones
     with (tmp_path / "leaderboard-out" / "ers.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["kind"] for line in lines] == ["measured"] * 2 + ["reported"] * 102
