@@ -4,6 +4,7 @@ One Parquet file per model and norm, one line per suite. A finding stays true: w
 broke is broken, so a file is of use for as long as the weights and the queries are the same.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attacks.errors import UserError
+from leaderboard.records import write_atomic
 
 FACTS = b"robustdml.rivals"
 """Where the file's metadata holds what all of its lines share."""
@@ -98,10 +100,9 @@ class Shelf:
             {**vars(one), "rank": one.rank.ravel().tolist()} for _, one in sorted(self.found.items())
         ]
         table = pa.Table.from_pylist(lines, _SCHEMA.with_metadata({FACTS: json.dumps(vars(self.about))}))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        pq.write_table(table, part, compression="zstd")
-        part.replace(self.path)
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd")
+        write_atomic(self.path, content.getvalue())
 
 
 _SCHEMA = pa.schema(
