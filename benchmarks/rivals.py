@@ -32,19 +32,17 @@ def findings(folder: Path = KEPT) -> Findings:
         row = rows.get((about.dataset, about.weights, about.norm))
         if row is not None:
             names.add(about.dataset)
-            found.add(_judge(shelf, row))
+            _judge(found, shelf, row)
     found.dataset = ", ".join(sorted(names))
     return found
 
 
-def _judge(shelf: Shelf, row: Entry) -> Findings:
+def _judge(found: Findings, shelf: Shelf, row: Entry) -> None:
     about, ours = shelf.about, of_row(row, shelf.about.queries)
-    found = Findings(row.suite.name, [row.suite.digest], about.dataset)
     rivals = [one for name, one in sorted(shelf.found.items()) if name not in (SUITE, "thorough")]
     found.judged += [judged(about, ours, rival) for rival in rivals]
     found.curves += curves(about, rivals)
     found.gains += gains(about, row.headline, ours, shelf.found.values())
-    return found
 
 
 def main() -> int:
