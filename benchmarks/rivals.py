@@ -14,7 +14,8 @@ from pathlib import Path
 
 from attacks.catalogue import find_suite
 from benchmarks.shelf import Shelf
-from benchmarks.strength_report import Findings, curves, gains, judged, markdown, of_row, verdict
+from benchmarks.strength_page import markdown
+from benchmarks.strength_report import Findings, curves, gains, judged, of_row, verdict
 from leaderboard.entries import PUBLISHED, Entry, load_entries
 
 KEPT = Path(__file__).parent / "kept"

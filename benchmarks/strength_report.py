@@ -1,4 +1,4 @@
-"""What the referee of strength found: the limits, the arithmetic, and how it is told."""
+"""What the referee of strength found: the limits, the arithmetic, and what is printed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ from attacks.errors import UserError
 from benchmarks.shelf import About, Found
 from leaderboard.contributions import own_table
 from leaderboard.entries import Entry
-from leaderboard.table import markdown_table
 
 POINTS = 0.3
 """How far the suite's R@k may lie above a rival's, in points."""
@@ -229,57 +228,3 @@ def verdict(found: Findings) -> int:
         print(f"{one.model:24} {one.norm:5} {one.rival:44} {one.difference:+10.2f} {one.only:13.2f}{mark}")
     print(f"\n{found.ending()}")
     return int(not found.hold)
-
-
-def markdown(found: Findings) -> str:
-    """A page with the worst line of each rival over budgets and ks, and the comparisons of curves."""
-    rows = [
-        [
-            *(one.model, one.norm, one.rival, f"{one.queries}", f"{one.difference:+.2f}", f"{one.only:.2f}"),
-            *(f"{one.suite_passes:.0f}", f"{one.rival_passes:.0f}", "yes" if one.holds else "**no**"),
-        ]
-        for one in found.judged
-    ]
-    heads = [
-        ("Model", True),
-        ("Norm", True),
-        ("Rival", True),
-        ("Queries", False),
-        ("Worst difference", False),
-    ]
-    heads += [("Only rival %", False), ("Suite passes", False), ("Its passes", False), ("Holds", True)]
-    parts = [
-        f"# What other attacks find that {found.suite} misses",
-        f"Digest {' and '.join(found.digests)}; {found.dataset}; written by `python -m "
-        "benchmarks.rivals`. Each rival alone, the worst over all budgets and ks: by how many points the "
-        "suite's R@k lies above the rival's, and the share of queries that only the rival breaks. Passes are "
-        "forward passes per query, of all budgets together.",
-        found.ending(),
-        markdown_table(heads, rows),
-    ]
-    if found.curves:
-        parts += [
-            "## One min-norm search against one search per budget",
-            "R@1 in percent at each budget by `fmn` and by `pgd` alone; the largest budget does not count.",
-            markdown_table(
-                [("Model", True), ("Norm", True), ("fmn", True), ("pgd", True), ("Apart", False)],
-                (
-                    [one.model, one.norm, _line(one.once), _line(one.each), f"{one.apart:.2f}"]
-                    for one in found.curves
-                ),
-            ),
-        ]
-    if found.gains:
-        parts += [
-            "## What `thorough` adds",
-            "R@1 in percent at the headline budget.",
-            markdown_table(
-                [("Model", True), ("Norm", True), (found.suite, False), ("thorough", False)],
-                ([one.model, one.norm, f"{one.suite:.2f}", f"{one.more:.2f}"] for one in found.gains),
-            ),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _line(values: Sequence[float]) -> str:
-    return " / ".join(f"{value:.1f}" for value in values)

@@ -16,6 +16,7 @@ from benchmark.scoring import Scorer, Settings
 from benchmarks import rivals
 from benchmarks.shelf import About, Found, Shelf
 from benchmarks.strength import Referee, published, rivals_for
+from benchmarks.strength_page import markdown
 from benchmarks.strength_report import (
     Curves,
     Findings,
@@ -25,7 +26,6 @@ from benchmarks.strength_report import (
     compare,
     curves,
     gains,
-    markdown,
     of_row,
     verdict,
 )
@@ -59,9 +59,12 @@ def test_both_limits_count(difference: float, only: float, holds: bool, capsys) 
     said = capsys.readouterr().out
     assert ("holds against all" in said) is holds and ("beaten by 1 of 1" in said) is not holds
     page = markdown(found)
-    row = f"| m | linf | r | 40 | {max(difference, 0):+.2f} | {only:.2f} | 70 | 20 | "
-    row += "yes |" if holds else "**no** |"
-    assert row in page and "; small;" in page and "fmn+pgd" in page
+    worst = f"{max(difference, 0):+.2f}"
+    by = "r" if only else "–"
+    row = f"| m | linf | 40 | 1 | {worst} | {only:.2f} | {by} | 70 | {'yes' if holds else '**no**'} |"
+    cell = f"{worst}, {only:.2f}"
+    assert row in page and f"| r | 20 | {cell if holds else f'**{cell}**'} |" in page
+    assert "; small;" in page and "fmn+pgd" in page
     assert ("holds against all" in page) is holds
 
 
