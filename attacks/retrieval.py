@@ -81,6 +81,9 @@ class Gallery:
         self._groups, self.members, self._sizes = _members(self.labels, self.vectors.device)
         self._by_id = np.argsort(self.ids, kind="stable")
         self.tau = 1e-5 if distance == "cosine" else 1e-5 * self.spread()
+        scale = 1.0 if distance == "cosine" else float(self._half.max())
+        # What float32 and float64 cannot tell apart; sums of another order differ by less than `tie`.
+        self.noise, self.tie = 1e-6 * scale, 1e-12 * scale
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -125,6 +128,16 @@ class Gallery:
         if self.distance == "cosine":
             return (F.normalize(one, dim=1) * F.normalize(other, dim=1)).sum(1)
         return -(one - other).square().sum(1)
+
+    def precise(self, vectors: Tensor) -> Tensor:
+        """Similarity in float64 of raw vectors (n, D) to every item: (n, G)."""
+        one, other = wide(vectors), wide(self._raw)
+        if self.distance == "cosine":
+            return F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
+        mean = wide(self.mean)
+        one, other = one - mean, other - mean
+        apart = one.square().sum(1, keepdim=True) + other.square().sum(1)
+        return torch.addmm(apart, one, other.T, alpha=2, beta=-1)
 
     def count_matches(self, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """R_i, the number of gallery items with the query's label, its own id not counted: (Q,)."""
@@ -223,7 +236,11 @@ def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Ten
 
     In place, hence of vectors without gradient.
     """
-    similarity = gallery.similarity(prepared)
+    return split(gallery, gallery.similarity(prepared), marks)
+
+
+def split(gallery: Gallery, similarity: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
+    """What `apart` gives, of similarities (rows, G) that are written over."""
     similarity.scatter_(1, *_without_own(similarity, marks))
     members = gallery.members[marks.group]
     matches = similarity.gather(1, members)
@@ -238,8 +255,8 @@ def ranks(gallery: Gallery, queries: Embedded, block: int = 512) -> np.ndarray:
     """The clean rank of every query: (Q,) int64, 0 for a query without a match in the gallery.
 
     Similarities within float32 noise of the best match are computed again in float64, item by item,
-    so that equal vectors tie exactly: a matrix product may round equal columns differently, and a
-    collapsed model would win its ties by chance.
+    so that equal similarities tie: a matrix product may round equal columns differently, and a collapsed
+    model, or one whose embeddings are signs, would win its ties by chance.
     """
     out = np.zeros(len(queries), np.int64)
     wanted = np.flatnonzero(gallery.count_matches(queries.labels, queries.ids))
@@ -253,8 +270,7 @@ def ranks(gallery: Gallery, queries: Embedded, block: int = 512) -> np.ndarray:
 def _exact_ranks(gallery: Gallery, vectors: Tensor, marks: Marks) -> np.ndarray:
     similarity, matches, members = apart(gallery, gallery.prepare(vectors), marks)
     match = matches.amax(1)
-    noise = 1e-6 if gallery.distance == "cosine" else 1e-6 * float(gallery._half.max())
-    bar = match[:, None]
+    bar, noise = match[:, None], gallery.noise
     rank = 1 + (similarity > bar + noise).sum(1)
     near = (similarity >= bar - noise) & (similarity <= bar + noise)
     ties = near.sum(1)
@@ -263,7 +279,7 @@ def _exact_ranks(gallery: Gallery, vectors: Tensor, marks: Marks) -> np.ndarray:
     rows, items = (near & ~hopeless[:, None]).nonzero(as_tuple=True)
     if len(rows):
         best = _exact_best(gallery, vectors, members, matches >= bar - noise)
-        ahead = gallery.exact(vectors[rows], items) >= best[rows.to(best.device)]
+        ahead = gallery.exact(vectors[rows], items) >= best[rows.to(best.device)] - gallery.tie
         rank.index_add_(0, rows, ahead.long().to(rank.device))
     rank[~torch.isfinite(match)] = len(gallery) + 1
     return rank.cpu().numpy()

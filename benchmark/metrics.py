@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks.budget import wide
-from attacks.retrieval import Embedded, Gallery, Marks, apart, ranks
+from attacks.retrieval import Embedded, Gallery, Marks, ranks, split
 from benchmark.screening import BLOCK, Screen, able
 
 
@@ -46,9 +46,7 @@ def clean_metrics(
     rank[wanted] = ranks(gallery, queries[wanted], block)
     for start in range(0, len(wanted), block):
         part = wanted[start : start + block]
-        prepared = gallery.prepare(queries.vectors[part].float())
-        marks = gallery.marks(queries.labels[part], queries.ids[part])
-        average[part], precision[part] = _at_r(gallery, prepared, marks, matches[part])
+        average[part], precision[part] = _at_r(gallery, queries[part], matches[part])
     return CleanMetrics(matches, rank, average, precision)
 
 
@@ -70,22 +68,43 @@ def _screened(
     return np.concatenate(left) if left else wanted
 
 
-def _at_r(
-    gallery: Gallery, prepared: Tensor, marks: Marks, matches: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both metrics at R from two short sorted lists: only the R nearest impostors can stand before R."""
-    size = torch.from_numpy(matches).to(prepared.device)[:, None]
-    similarity, near, members = apart(gallery, prepared, marks)
+def _at_r(gallery: Gallery, queries: Embedded, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both metrics at R; queries with an impostor within float32 noise of a match are settled in float64."""
+    raw = queries.vectors.float()
+    marks = gallery.marks(queries.labels, queries.ids)
+    size = torch.from_numpy(matches).to(raw.device)
+    similarity = gallery.similarity(gallery.prepare(raw))
+    average, precision, doubt = _placed(gallery, similarity, marks, size, gallery.noise)
+    # Where the device has no float64, impostors in doubt stand before the match.
+    if doubt.any() and raw.device.type != "mps":
+        similarity = gallery.precise(raw[doubt])
+        exact, precise, _ = _placed(gallery, similarity, marks[doubt], size[doubt], gallery.tie)
+        average[doubt], precision[doubt] = exact, precise
+    return average.numpy(), precision.numpy()
+
+
+def _placed(
+    gallery: Gallery, similarity: Tensor, marks: Marks, size: Tensor, noise: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both metrics from two short sorted lists: only the R nearest impostors can stand before R.
+
+    Impostors less than `noise` behind a match stand before it. Also tells the queries for which `noise`
+    makes a difference. All on the CPU, (rows,).
+    """
+    similarity, near, members = split(gallery, similarity, marks)
     near = near.masked_fill(_repeats(members), -torch.inf).sort(1, descending=True).values
     near = near[:, : int(size.max())].contiguous()
     impostors = similarity.topk(min(near.shape[1], similarity.shape[1]), dim=1).values
-    # Ascending order of the negatives: how many impostors are at least as similar as each match.
-    ahead = torch.searchsorted(-impostors, -near, right=True)
+    size = size[:, None]
     nth = torch.arange(1, near.shape[1] + 1, device=near.device)
+    # Ascending order of the negatives: how many impostors are at least as similar as each match.
+    ahead, least = (torch.searchsorted(-impostors, off - near, right=True) for off in (noise, -noise))
     place = nth + ahead
-    counted = (place <= size) & (nth <= size) & torch.isfinite(near)
+    known = (nth <= size) & torch.isfinite(near)
+    doubt = (known & (nth + least <= size) & (ahead != least)).any(1)
+    counted = known & (place <= size)
     terms = wide(torch.where(counted, nth / place, 0.0)).sum(1).cpu() / size[:, 0].cpu()
-    return terms.numpy(), (counted.sum(1).cpu().double() / size[:, 0].cpu()).numpy()
+    return terms, counted.sum(1).cpu().double() / size[:, 0].cpu(), doubt.cpu()
 
 
 def _repeats(members: Tensor) -> Tensor:

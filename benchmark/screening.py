@@ -71,9 +71,11 @@ class Screen:
         top = chunks.amax(2).float()
         low = torch.minimum(match[:, 0] - BAND, torch.maximum(last - BAND, _rth(top, size) - 2 * BAND))
         near, doubts = self._near(raw, chunks, top, low, match)
+        # Equal similarities tie, however their sums were rounded.
+        match -= gallery.tie
         best = near.value >= match[near.row, 0]
         rank = 1 + torch.zeros(len(part), dtype=torch.int64).index_add_(0, near.row, best.long())
-        average, precision = _at_r(near, match, size, low + BAND)
+        average, precision = _at_r(near, match, size, low + BAND - 2 * gallery.tie)
         sure = torch.isfinite(raw).all(1) & (doubts <= _MOST_DOUBTS)
         return Found(rank.numpy(), average.numpy(), precision.numpy(), sure.numpy())
 
