@@ -91,8 +91,7 @@ class Pool:
         prepared = victim.gallery.prepare(vectors)
         standing = self.of.stand(rows, prepared.detach())
         if not self.last:
-            self._claim(rows, state, standing.rank)
-            reached = standing.rank.cpu().numpy().reshape(-1, probes).max(1)
+            reached = self._claim(rows, state, standing.rank).reshape(-1, probes).max(1)
             self.own = np.maximum(self.own, reached)
         changed = self._move_aims()
         aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
@@ -116,18 +115,22 @@ class Pool:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.of.victim.device)
 
-    def _claim(self, rows: np.ndarray, state: State, rank: Tensor) -> None:
-        """Claim the pool's iterates: at once if the pass was exact, else what a second look confirms."""
+    def _claim(self, rows: np.ndarray, state: State, rank: Tensor) -> np.ndarray:
+        """Claim the pool's iterates: at once if the pass was exact, else what a second look confirms.
+
+        Returns the ranks that the rows seem to have reached.
+        """
         x = state.x.flatten(0, 1)
         origin = state.origin[:, None].expand_as(state.x).flatten(0, 1)
         if self.of.victim.exact:
-            self.of.claim(self.stage, rows, x, origin, rank)
-            return
+            return self.of.claim(self.stage, rows, x, origin, rank)
         size = self.stage.budget.size(x, origin).cpu().numpy()
-        worth = np.flatnonzero(self.stage.known.worth(rows, size, rank.cpu().numpy()))
+        ranks = rank.cpu().numpy()
+        worth = np.flatnonzero(self.stage.known.worth(rows, size, ranks))
         if len(worth):
             some = self._tensor(worth)
             self.of.check(self.stage, rows[worth], x[some], origin[some])
+        return ranks
 
     def _move_aims(self) -> np.ndarray:
         """Let each row aim at what is left for it; returns the rows whose running bests mean nothing now."""

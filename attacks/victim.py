@@ -41,7 +41,8 @@ class Victim:
 
     `model`: (B,C,H,W) float32 in [0,1] -> (B,D). `lean`, if given, is a faster stand-in for the
     search only (folded BatchNorm, compiled), and `amp` runs the search in bfloat16: what they find
-    is embedded again in float32 by the plain model before it counts.
+    is embedded again in float32 by the plain model before it counts. `fresh`, for a model that answers at
+    random: of how many more answers a finding must be true in the mean.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class Victim:
         *,
         lean: Callable[[Tensor], Tensor] | None = None,
         amp: bool = False,
+        fresh: int = 0,
     ) -> None:
         self.model, self.gallery = model, gallery
         self.device = torch.device(device)
         # Not `lean or model`: a compiled module has no truth.
         self.lean = model if lean is None else lean
-        self.amp = amp
+        self.amp, self.fresh = amp, fresh
         self.exact = lean is None and not amp
         self.meter = Meter()
 

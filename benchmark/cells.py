@@ -227,6 +227,7 @@ def _work(outcome: Outcome) -> tuple[Work, ...]:
                 declares=tuple(sorted(done.attack.declares)),
                 broke=tuple(broke.sum(1).tolist()),
                 surrogate=done.surrogate,
+                share=done.attack.share,
             )
         )
     return tuple(found)

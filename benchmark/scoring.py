@@ -25,7 +25,11 @@ from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
+from models.averaged import Averaged
 from models.limits import lacks_memory, or_more_memory
+
+FRESH = 8
+"""More means of passes of a random model that must bear out, averaged, what the attacks found."""
 
 _SMALL = 64  # pixels a side
 _log = logging.getLogger(__name__)
@@ -230,7 +234,8 @@ class Scorer:
         return self._halving(go)
 
     def _victim(self) -> Victim:
-        return Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.amp)
+        fresh = FRESH if isinstance(self.model, Averaged) else 0
+        return Victim(self.model, self.gallery, self.device, lean=self._lean, amp=self.amp, fresh=fresh)
 
     def surrogate(self, source: str) -> "Scorer":
         """Another model of the registry in front of the same task; embeds at the first call only."""

@@ -101,7 +101,8 @@ class Work(_Strict):
 
     `declares`: what kind of attack it says it is ("white-box", ...); `broke`: per budget, the queries
     whose recall at the smallest k held before it and not after. Older records have neither.
-    `surrogate`: how many of the forward passes went through another model (attacks by transfer).
+    `surrogate`: how many of the forward passes went through another model (attacks by transfer);
+    `share`: the part of the queries that it may see (a probe sees some only).
     """
 
     attack: str
@@ -112,6 +113,7 @@ class Work(_Strict):
     declares: tuple[str, ...] = ()
     broke: tuple[int, ...] = ()
     surrogate: int = Field(default=0, ge=0)
+    share: float = Field(default=1.0, gt=0, le=1)
 
 
 class Check(_Strict):

@@ -268,6 +268,7 @@ def _plus(a: Work, b: Work) -> Work:
         declares=a.declares,
         broke=tuple(map(sum, zip(a.broke, b.broke, strict=False))),
         surrogate=a.surrogate + b.surrogate,
+        share=a.share,
     )
 
 

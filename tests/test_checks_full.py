@@ -27,6 +27,7 @@ from benchmark.scoring import Settings
 from leaderboard.misses import misses
 from leaderboard.records import Work, scan
 from models import registry
+from models.averaged import Averaged
 from tests.grid_worlds import perceptron, small_task
 from tests.test_checks import Phishing, Wrapped, scorer_of
 
@@ -218,11 +219,14 @@ def test_an_iterate_that_the_engine_loses_is_noticed(monkeypatch):
     real, calls = Run.claim, iter(range(10**9))
 
     def forgetful(self, *args):
-        return None if next(calls) % 2 else real(self, *args)
+        return dropped(self, *args) if next(calls) % 2 else real(self, *args)
+
+    def dropped(self, stage, rows, x, origin, rank):
+        return rank.cpu().numpy()
 
     trial = trial_of(perceptron(), find_suite(["pgd:steps=4"]).attacks)
     assert outcomes(trial)["iterates against the result"] == "pass"
-    monkeypatch.setattr(Run, "claim", lambda self, *args: None)
+    monkeypatch.setattr(Run, "claim", dropped)
     assert (
         outcomes(trial_of(perceptron(), find_suite(["pgd:steps=4"]).attacks))["iterates against the result"]
         == "block"
@@ -258,8 +262,9 @@ def test_a_model_that_depends_on_its_batch_is_blocked():
 # --- what attacks without a gradient break after those with one --------------------------------
 
 
-def work(attack, declares, broke):
-    return Work(attack=attack, shown=9, forward=9, backward=9, seconds=1, declares=declares, broke=broke)
+def work(attack, declares, broke, share=1.0):
+    passes = {"shown": 9, "forward": 9, "backward": 9, "seconds": 1}
+    return Work(attack=attack, declares=declares, broke=broke, share=share, **passes)
 
 
 def test_misses_need_three_queries_and_a_500th():
@@ -269,6 +274,12 @@ def test_misses_need_three_queries_and_a_500th():
     assert misses([white, work("noise", (), (1, 1)), work("square", ("black-box",), (0, 2))], 100).figure == 3
     assert misses([white, work("noise", (), (4, 0))], 2000).level == "ok"  # 0.2 % exactly
     assert misses([white, work("noise", (), (5, 0))], 2000).level == "flag"
+    # A probe that may see an eighth of 5,924 queries: 11 of 740.5 are 1.5 %, 1 is below 0.2 %.
+    found = misses([white, work("probe", ("black-box",), (11, 1), 1 / 8)], 5924)
+    assert (found.level, found.figure) == ("flag", pytest.approx(1.4855, abs=1e-4))
+    assert misses([white, work("probe", ("black-box",), (1, 1), 1 / 8)], 5924).level == "ok"
+    assert misses([white, work("probe", ("black-box",), (2, 0), 1 / 8)], 500).level == "ok"
+    assert misses([white, work("probe", ("black-box",), (3, 0), 1 / 8)], 500).level == "flag"
     # What ran before the gradient's attacks was not missed by them.
     assert misses([work("noise", (), (9, 9)), white], 100).level == "not run"
     assert misses([work("pgd", (), ())], 100).level == "not run"
@@ -325,9 +336,30 @@ def test_the_mean_of_passes_is_scored_and_stays_preliminary(tmp_path):
     assert "expectation over passes" not in calm
 
 
-def test_the_mean_of_passes_has_the_mean_gradient():
-    from models.averaged import Averaged
+def test_the_unluckiest_of_many_answers_is_no_finding(monkeypatch):
+    """A radius of nothing breaks nothing of the mean, however often an attack asks."""
+    task = small_task(classes=20, each=4, budgets={"linf": ["0.000001"]})
 
+    def lost():
+        torch.manual_seed(0)
+        clean, at_nothing = evaluate(Random(), task, suite=["pgd", "apgd"], eot=10, checks="basic").recall(1)
+        return clean - at_nothing
+
+    assert lost() <= 0.02
+    monkeypatch.setattr("benchmark.scoring.FRESH", 0)
+    assert lost() > 0.05
+
+
+def test_the_mean_of_passes_is_checked_in_full():
+    torch.manual_seed(0)
+    scorer = scorer_of(Averaged(Random(), 10))
+    found = {check.name: check for check in full_checks(Trial(scorer, STEPPED, "linf"))}
+    left = {name for name, check in found.items() if check.level == "not run"}
+    assert left == {"iterates against the result", "transfer against white-box"}
+    assert found["zero budget"].level == "ok" and found["black-box against white-box"].level == "ok"
+
+
+def test_the_mean_of_passes_has_the_mean_gradient():
     torch.manual_seed(0)
     x = torch.rand(4, 1, 8, 8, requires_grad=True)
     inner = Random()

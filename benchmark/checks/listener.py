@@ -10,6 +10,7 @@ from benchmark.checks.clean import embed
 from benchmark.checks.trial import Trial, with_steps
 from benchmark.checks.verdict import not_run, verdict
 from leaderboard.records import Check
+from models.averaged import Averaged
 
 _HEARD = 16
 _NOTHING = "1e-9"
@@ -54,6 +55,8 @@ def iterates(trial: Trial) -> Check:
     asked for, so that no rounding decides.
     """
     name = "iterates against the result"
+    if isinstance(trial.scorer.model, Averaged):
+        return not_run(name, "the model is random: the unluckiest of many looks is no finding")
     attacks = [attack for attack in trial.attacks if not attack.last]
     if not attacks:
         return not_run(name, "every attack of the suite claims its last iterate only, by declaration")
