@@ -6,14 +6,17 @@ date and every limit kept (exit code 1 if not). More rivals, or another model's:
 
     python -m benchmarks.strength --published --thorough --queries 200 --seed 1 --out benchmarks/kept
         --model glyphs-est --norm l2
+
+and on all queries, where 200 leave a doubt, with --queries 500 --out benchmarks/kept/all.
 """
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from attacks.catalogue import find_suite
-from benchmarks.shelf import Shelf
+from benchmarks.shelf import About, Found, Shelf
 from benchmarks.strength_page import markdown
 from benchmarks.strength_report import Findings, curves, gains, judged, of_row, verdict
 from leaderboard.entries import PUBLISHED, Entry, load_entries
@@ -24,26 +27,41 @@ SUITE = "standard"
 
 
 def findings(folder: Path = KEPT) -> Findings:
-    """Every kept shelf against the row of its weights; rows of an older suite are judged like others."""
+    """Every kept shelf against the row of its weights; rows of an older suite are judged like others.
+
+    A rival that was run on more of the queries as well is judged by those alone: two queries of 200 are a
+    whole percent.
+    """
     rows = {(row.dataset.name, row.model.digest, row.norm): row for row in load_entries(PUBLISHED)}
+    shelves = [Shelf.read(path) for path in sorted(folder.rglob("*.parquet"))]
+    widest: dict[tuple[tuple[str, str, str], str], int] = {}
+    for shelf in shelves:
+        for name in shelf.found:
+            at = _whose(shelf.about), name
+            widest[at] = max(widest.get(at, 0), len(shelf.about.queries))
     found = Findings(SUITE, list(find_suite(SUITE).digests), "")
     names = set()
-    for shelf in map(Shelf.read, sorted(folder.rglob("*.parquet"))):
+    for shelf in shelves:
         about = shelf.about
         row = rows.get((about.dataset, about.weights, about.norm))
         if row is not None:
             names.add(about.dataset)
-            _judge(found, shelf, row)
+            size, whose = len(about.queries), _whose(about)
+            _judge(found, about, row, {n: f for n, f in shelf.found.items() if widest[whose, n] == size})
     found.dataset = ", ".join(sorted(names))
     return found
 
 
-def _judge(found: Findings, shelf: Shelf, row: Entry) -> None:
-    about, ours = shelf.about, of_row(row, shelf.about.queries)
-    rivals = [one for name, one in sorted(shelf.found.items()) if name not in (SUITE, "thorough")]
+def _whose(about: About) -> tuple[str, str, str]:
+    return about.dataset, about.weights, about.norm
+
+
+def _judge(found: Findings, about: About, row: Entry, seen: Mapping[str, Found]) -> None:
+    ours = of_row(row, about.queries)
+    rivals = [one for name, one in sorted(seen.items()) if name not in (SUITE, "thorough")]
     found.judged += [judged(about, ours, rival) for rival in rivals]
     found.curves += curves(about, rivals)
-    found.gains += gains(about, row.headline, ours, shelf.found.values())
+    found.gains += gains(about, row.headline, ours, seen.values())
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ def markdown(found: Findings) -> str:
         f"Digest {' and '.join(found.digests)}; {found.dataset}; written by `python -m benchmarks.rivals`. "
         "Each rival runs alone. Difference: by how many points the suite's R@k lies above the rival's; only "
         "rival: the share of queries, in percent, that the rival breaks and the suite does not; each the "
-        "worst over all budgets and ks. Passes are forward passes per query, of all budgets together.",
+        "worst over all budgets and ks. A rival that was run again on more queries is judged by those. "
+        "Passes are forward passes per query, of all budgets together.",
         found.ending(),
         "## Each model",
         _models_table(found.judged),
@@ -61,7 +62,8 @@ def _models_table(found: Iterable[Judged]) -> str:
         by = alone.rival if alone.only > 0 else BLANK
         holds = "yes" if all(one.holds for one in rivals) else "**no**"
         figures = [f"{near.difference:+.2f}", f"{alone.only:.2f}", by, f"{near.suite_passes:.0f}"]
-        lines.append([model, norm, str(near.queries), str(len(rivals)), *figures, holds])
+        asked = sorted({one.queries for one in rivals})
+        lines.append([model, norm, " and ".join(map(str, asked)), str(len(rivals)), *figures, holds])
     heads = [("Model", True), ("Norm", True), ("Queries", False), ("Rivals", False)]
     heads += [("Worst difference", False), ("Only rival %", False), ("Most by", True)]
     return markdown_table([*heads, ("Suite passes", False), ("Holds", True)], lines)

@@ -215,3 +215,21 @@ def test_a_row_that_is_too_good_is_found_out(tmp_path: Path) -> None:
     shelf.put(replace(row, suite="a better rival", rank=rank))
     found = rivals.findings(tmp_path)
     assert [one.rival for one in found.judged if not one.holds] == ["a better rival"]
+
+
+def test_the_widest_look_at_a_rival_counts(tmp_path: Path) -> None:
+    """Three of 200 queries are 1.5 %, three of 500 are 0.6 %: the larger set says which."""
+    entry = next(one for one in load_entries(PUBLISHED) if one.model.name == "glyphs-panum2021")
+    queries, dataset, model = entry.broken["query"].tolist(), entry.dataset, entry.model
+    facts = (model.name, model.digest, dataset.name, dataset.digest, entry.norm, list(entry.budgets))
+    for folder, some in ((tmp_path, queries[:200]), (tmp_path / "all", queries)):
+        shelf = Shelf.of(folder, About(*facts, list(entry.ks), some))
+        row = of_row(entry, some)
+        rank = row.rank.copy()
+        rank[0, np.flatnonzero(rank[0] == 1)[:2]] = max(entry.ks) + 1
+        shelf.put(replace(row, suite="in both", rank=rank))
+        if some != queries:
+            shelf.put(replace(row, suite="in the small one", rank=rank))
+    found = {one.rival: one for one in rivals.findings(tmp_path).judged}
+    assert (found["in both"].queries, found["in both"].only) == (500, pytest.approx(0.4))
+    assert (found["in the small one"].queries, found["in the small one"].only) == (200, pytest.approx(1.0))
