@@ -1,6 +1,7 @@
 """An attack = objective (what to break) + search (how to move) + budget (how far, given later)."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -122,31 +123,46 @@ class Attack:
     def change(self, **options: str) -> "Attack":
         """The same attack with other parameters, given as text: `change(steps="100")`.
 
-        An unknown parameter or a value of the wrong type raises UserError.
+        An unknown parameter raises UserError, as do a value of the wrong type or that makes no sense, and
+        restarts of a search that draws nothing at random.
         """
         attack = self
         known, aims = parameters(self.search), parameters(self.objective)
         for option, text in options.items():
             if option == "restarts":
-                attack = dataclasses.replace(attack, restarts=_parse(self.name, option, text, 1))
+                attack = dataclasses.replace(attack, restarts=_times(self.name, text))
             elif option == "only":
                 NORMS[text]  # a wrong name is answered
                 attack = dataclasses.replace(attack, only=text)
             elif isinstance(attack.search, Tunable):
                 attack = dataclasses.replace(attack, search=attack.search.change(option, text))
             elif option in known and dataclasses.is_dataclass(attack.search):
-                value = _parse(self.name, option, text, known[option])
+                value = _read(self.name, attack.search, option, text)
                 search: Any = dataclasses.replace(attack.search, **{option: value})
                 attack = dataclasses.replace(attack, search=search)
             elif option in aims:
-                value = _parse(self.name, option, text, aims[option])
+                value = _read(self.name, attack.objective, option, text)
                 objective: Any = dataclasses.replace(attack.objective, **{option: value})
                 attack = dataclasses.replace(attack, objective=objective)
             else:
                 names = ", ".join(["restarts", "only", *known, *aims])
                 raise UserError(f"Attack {self.name} has no parameter {option!r}; it takes {names}.")
+        if "restarts" in options:
+            attack._require_chance()
         suffix = ",".join(f"{option}={text}" for option, text in options.items())
         return dataclasses.replace(attack, name=f"{self.name}:{suffix}" if suffix else self.name)
+
+    def _require_chance(self) -> None:
+        """Raise UserError if it would run a search again that draws nothing at random.
+
+        A `Whole` search says nothing about it, unless it has an attribute `varies` too.
+        """
+        if self.restarts > 1 and not getattr(self.search, "varies", True):
+            raise UserError(
+                f"Attack {self.name}: restarts={self.restarts} would find what one run finds, for its search "
+                f"{self.search.name} draws nothing at random (one that does says random = True); "
+                "leave restarts out."
+            )
 
 
 def parameters(part: Any) -> dict[str, Any]:
@@ -167,16 +183,48 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return match[1], {name.strip(): value.strip() for name, value in pairs}
 
 
+def _times(attack: str, text: str) -> int:
+    restarts: int = _parse(attack, "restarts", text, 1)
+    if restarts < 1:
+        raise UserError(f"Attack {attack}: restarts={text} must be at least 1.")
+    return restarts
+
+
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
+_KINDS = {bool: "1 or 0", int: "a whole number", float: "a number", str: "text"}
+
+
+def _read(attack: str, part: Any, option: str, text: str) -> Any:
+    """A parameter of a search or of an objective from text; UserError where the value makes no sense."""
+    value = _parse(attack, option, text, getattr(part, option))
+    default = getattr(type(part), option, None)
+    if isinstance(value, bool | str) or value == default:
+        return value
+    # What a plug-in itself sets below the usual least, it means.
+    least = min(int(isinstance(value, int)), default if isinstance(default, int | float) else math.inf)
+    if isinstance(value, float) and not math.isfinite(value):
+        wrong = "finite"
+    elif option in getattr(part, "positive", ()) and value <= 0:
+        wrong = "above 0"
+    elif value < least:
+        wrong = f"at least {least:g}"
+    elif option in getattr(part, "shares", ()) and value > 1:
+        wrong = "at most 1"
+    else:
+        return value
+    raise UserError(f"Attack {attack}: {option}={text} must be {wrong}.")
 
 
 def _parse(attack: str, option: str, text: str, like: Any) -> Any:
+    """A value of the same type as `like` from text; UserError says what it must be."""
+    kind = next((kind for kind in _KINDS if isinstance(like, kind)), None)
+    if kind is None:
+        raise UserError(
+            f"Attack {attack}: {option} is of type {type(like).__name__}, which cannot be given as text; "
+            "leave it out, or set it in a plug-in (docs/add-an-attack.md)."
+        )
     try:
         # bool("0") is True: a switch is turned by the words for it.
-        value = _SWITCH[text.lower()] if isinstance(like, bool) else type(like)(text)
+        return _SWITCH[text.lower()] if kind is bool else type(like)(text)
     except (KeyError, TypeError, ValueError):
-        kind = {bool: "1 or 0", int: "a whole number", float: "a number"}.get(type(like), "text")
-        raise UserError(f"Attack {attack}: {option}={text!r} must be {kind}.") from None
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-        raise UserError(f"Attack {attack}: {option}={text} must be at least 1.")
-    return value
+        raise UserError(f"Attack {attack}: {option}={text!r} must be {_KINDS[kind]}.") from None

@@ -42,6 +42,8 @@ class APGD(Search):
     name = "apgd"
     paper = "arXiv 2003.01690"
     random = True
+    positive = ("momentum",)
+    shares = ("rho", "momentum")
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)

@@ -89,7 +89,8 @@ class Search(ABC):
 
     `needs_gradient`: the engine runs the backward pass only if so. `min_norm`: the search looks for
     the smallest perturbation by itself, so one run under the largest budget fills every smaller one.
-    `random`: two seeds give two runs, so restarts make sense.
+    `random`: two seeds give two runs, so restarts make sense. Of what is given as text, the parameters
+    named in `positive` must be above 0 and those in `shares` at most 1.
     """
 
     steps: int = 40
@@ -98,6 +99,13 @@ class Search(ABC):
     needs_gradient: ClassVar[bool] = True
     min_norm: ClassVar[bool] = False
     random: ClassVar[bool] = False
+    positive: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def varies(self) -> bool:
+        """Whether it draws at random with its present parameters, so that a restart may find more."""
+        return self.random
 
     @property
     def pace(self) -> int:

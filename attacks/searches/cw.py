@@ -48,6 +48,7 @@ class CW(Search):
     name = "cw"
     paper = "arXiv 1608.04644"
     min_norm = True
+    positive = ("stride",)
 
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _CWState)

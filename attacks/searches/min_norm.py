@@ -47,6 +47,7 @@ class FMN(Search):
     name = "fmn"
     paper = "arXiv 2102.12827"
     min_norm = True
+    positive = ("stride",)
 
     @property
     def pace(self) -> int:
@@ -104,6 +105,8 @@ class DDN(Search):
     name = "ddn"
     paper = "arXiv 1811.09600"
     min_norm = True
+    positive = ("stride", "gamma")
+    shares = ("gamma",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         return begin(x, budget)

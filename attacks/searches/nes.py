@@ -37,6 +37,8 @@ class NES(Search):
     paper = "arXiv 1804.08598"
     needs_gradient = False
     random = True
+    positive = ("sigma", "stride")
+    shares = ("momentum",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         at = scatter(x, budget, ids, seed)

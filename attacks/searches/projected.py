@@ -22,6 +22,11 @@ class FGSM(Search):
     random_start: float = 0.0
     name = "fgsm"
     paper = "arXiv 1412.6572"
+    shares = ("random_start",)
+
+    @property
+    def varies(self) -> bool:
+        return self.random_start > 0
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         state = begin(x, budget)
@@ -59,6 +64,7 @@ class PGD(Search):
     name = "pgd"
     paper = "arXiv 1706.06083"
     random = True
+    positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         state, low = begin(x, budget), torch.full((len(x),), -torch.inf, device=x.device)
@@ -98,6 +104,7 @@ class Momentum(Search):
     decay: float = 1.0
     name = "mim"
     paper = "arXiv 1710.06081"
+    positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)

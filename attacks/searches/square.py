@@ -37,6 +37,8 @@ class Square(Search):
     paper = "arXiv 1912.00049"
     needs_gradient = False
     random = True
+    positive = ("p",)
+    shares = ("p",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
