@@ -1,7 +1,8 @@
 """The attack table and the suites: plain tables, one line each.
 
 An outside package adds to them with the entry points `robustdml.attacks` and `robustdml.suites`,
-each a callable that returns one `Attack` or `Suite`.
+each a callable that returns one `Attack` or `Suite`. One that is broken is left out, and says why to
+whoever asks for it.
 """
 
 import hashlib
@@ -14,14 +15,14 @@ from typing import Any
 
 import torch
 
-from attacks import bridge
-from attacks.attack import Attack, split_options
+from attacks import bridge, plugins
+from attacks.attack import Attack, Whole, parameters, split_options
 from attacks.budget import NORMS
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
 from attacks.objectives import Crowd, Drift, Margin, Push, Transfer
 from attacks.robrank import NAME as ROBRANK
-from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Square
+from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Search, Square
 from attacks.table import Table
 
 # Raised when the engine changes what an unchanged attack finds, so that old rows are told apart.
@@ -178,8 +179,9 @@ class Suite:
 def attack_table() -> Table[Attack]:
     """Every attack by name, ours first, then those of installed plug-ins."""
     table: Table[Attack] = Table("attack")
-    for attack in (*_ATTACKS, *_plugins("robustdml.attacks")):
+    for attack in _ATTACKS:
         table.add(attack.name, attack)
+    plugins.fill(table, "robustdml.attacks", Attack, _use)
     return table
 
 
@@ -189,8 +191,7 @@ def suite_table() -> Table[Suite]:
     table: Table[Suite] = Table("suite")
     for name, (texts, about) in _SUITES.items():
         table.add(name, Suite(name, tuple(map(find_attack, texts)), about))
-    for suite in _plugins("robustdml.suites"):
-        table.add(suite.name, suite)
+    plugins.fill(table, "robustdml.suites", Suite, lambda suite: suite.digests)
     return table
 
 
@@ -216,8 +217,10 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
         if len(wanted) == 1 and name not in attack_table() and not name.startswith(PREFIX):
             # Ask the table that knows both, so that "standrad" is answered with "standard".
             both: Table[object] = Table("suite or attack")
-            for known in (*suite_table(), ROBRANK, *attack_table()):
+            # A plug-in may have given a suite the name of an attack.
+            for known in dict.fromkeys((*suite_table(), ROBRANK, *attack_table())):
                 both.add(known, None)
+            both.left_out = attack_table().left_out | suite_table().left_out
             both[name]
     attacks = tuple(find_attack(text) for text in wanted)
     names = [attack.name for attack in attacks]
@@ -228,5 +231,8 @@ def find_suite(wanted: str | Sequence[str]) -> Suite:
     return Suite("+".join(attack.name for attack in attacks), attacks)
 
 
-def _plugins(group: str) -> list[Any]:
-    return [point.load()() for point in importlib.metadata.entry_points(group=group)]
+def _use(attack: Attack) -> object:
+    """What engine, digests and lists ask of an attack."""
+    if not isinstance(attack.search, Search | Whole):
+        raise TypeError("its search is no instance of Search and has no run as Whole has it")
+    return attack.describe(), parameters(attack.search), attack.paper or attack.search.paper

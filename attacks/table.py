@@ -14,11 +14,13 @@ LISTED = 12  # names in one sentence; `robustdml list` shows them all
 class Table(Mapping[str, T], Generic[T]):
     """Names to things, in the order they were added.
 
-    `kind` is the singular noun that the error messages use ("attack", "model").
+    `kind` is the singular noun that the error messages use ("attack", "model"). `left_out`: by name, why
+    something that another package wanted to add is not there.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.left_out: dict[str, str] = {}
         self._items: dict[str, T] = {}
 
     def add(self, name: str, item: T) -> T:
@@ -30,6 +32,8 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._items:
+            if name in self.left_out:
+                raise UserError(self.left_out[name])
             raise UserError(unknown(self.kind, name, list(self._items)))
         return self._items[name]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attacks.plugins import BROKEN, left_out
 from attacks.table import Table
 from models.spec import ModelSpec, read_toml
 
@@ -45,8 +46,8 @@ class Zoo(Table[ModelSpec]):
                     raise TypeError(f"it returned {type(spec).__name__}, not ModelSpec")
                 self.add(spec.name, spec)
         # A foreign package that is broken must not take the zoo with it; it is named instead.
-        except Exception as error:
-            warnings.warn(f"models of {point.value} left out: {error}", stacklevel=2)
+        except BROKEN as error:
+            warnings.warn(str(left_out(point, error)), stacklevel=2)
 
     def __getitem__(self, name: str) -> ModelSpec:
         self._fill()

@@ -141,7 +141,7 @@ def test_listing_the_zoo_loads_neither_torch_nor_timm():
 class Point:
     """An entry point of another package."""
 
-    value = "their.package:cards"
+    name, value, group, dist = "theirs", "their.package:cards", "robustdml.models", None
 
     def __init__(self, function):
         self.function = function
@@ -164,10 +164,14 @@ def broken():
     raise RuntimeError("their bug")
 
 
-@pytest.mark.parametrize("function", [broken, lambda: [3], lambda: None])
+def leaving():
+    raise SystemExit("their exit")
+
+
+@pytest.mark.parametrize("function", [broken, leaving, lambda: [3], lambda: None])
 def test_a_broken_entry_point_is_named_and_left_out(monkeypatch, function):
     zoo = zoo_with(monkeypatch, function)
-    with pytest.warns(UserWarning, match=r"their\.package:cards left out"):
+    with pytest.warns(UserWarning, match=r"theirs = their\.package:cards .* is left out: .*; repair"):
         names = list(zoo)
     assert names == list(MODELS)
 

@@ -1,6 +1,6 @@
 """`robustdml list models|datasets|attacks|suites`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def show(
     """List models, data sets, attacks or suites, with what to know of each."""
     from rich.table import Table
 
-    from benchmark.commands.show import out
+    from benchmark.commands.show import note, out
 
     columns, rows = {
         What.models: _models,
@@ -38,6 +38,17 @@ def show(
     for row in rows:
         table.add_row(*row)
     out.print(table)
+    for said in _left_out(what):
+        note(said)
+
+
+def _left_out(what: What) -> Iterable[str]:
+    """What is wrong with the plug-ins that are not in the list."""
+    from attacks.catalogue import attack_table, suite_table
+
+    if what is What.attacks:
+        return attack_table().left_out.values()
+    return suite_table().left_out.values() if what is What.suites else ()
 
 
 Listing = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
