@@ -13,6 +13,7 @@ from attacks.budget import NORMS, Budget
 from attacks.errors import UserError
 from attacks.objectives import Objective
 from attacks.searches import Search
+from attacks.source import code_of
 
 
 class Metered(Protocol):
@@ -110,7 +111,11 @@ class Attack:
             require(norm)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that determines what the attack does, as plain data (for the suite digest)."""
+        """Everything that determines what the attack does, as plain data (for the suite digest).
+
+        Our own code is what the digest's engine number stands for; that of a plug-in is told by its source.
+        """
+        code = [code_of(type(part)) for part in (self.objective, self.search)]
         return {
             "name": self.name,
             "objective": [self.objective.name, dataclasses.asdict(self.objective)],
@@ -118,6 +123,7 @@ class Attack:
             "restarts": self.restarts,
             "last": self.last,
             "share": self.share,
+            **({"code": code} if any(code) else {}),
         }
 
     def change(self, **options: str) -> "Attack":
