@@ -226,6 +226,15 @@ def test_the_other_norm_is_refused_before_anything_runs(name: str, norm: str, sa
         evaluate(perceptron(), small_task(), suite=[name], norms=norm)
 
 
+@pytest.mark.parametrize("kind", ["L2BrendelBethgeAttack", "LinfinityBrendelBethgeAttack"])
+def test_a_missing_package_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacks = ModuleNotFoundError("No module named 'numba'", name="numba")
+    monkeypatch.setattr("foolbox.attacks.brendel_bethge.NUMBA_IMPORT_ERROR", lacks)
+    says = rf"foolbox:{kind} needs the package numba, .* install it with pip install numba\."
+    with pytest.raises(UserError, match=says):
+        evaluate(perceptron(), small_task(), suite=[f"foolbox:{kind}"], norms="l2")
+
+
 class Odd:
     """An attack of a foolbox that misbehaves."""
 
