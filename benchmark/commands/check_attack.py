@@ -43,10 +43,10 @@ def _show(report: "Report") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from benchmark.commands.show import out
+    from benchmark.commands.show import out, show_table
 
     table = Table("law", "outcome", "expected and found", title=escape(report.attack), title_justify="left")
     for one in report.findings:
         colour = _COLOURS[one.outcome]
         table.add_row(one.law, f"[{colour}]{one.outcome}[/{colour}]", escape(one.said))
-    out.print(table)
+    show_table(table, out)

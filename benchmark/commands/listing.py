@@ -24,9 +24,10 @@ def show(
     results: options.Results = Path("results"),
 ) -> None:
     """List models, data sets, attacks or suites, with what to know of each."""
+    from rich.markup import escape
     from rich.table import Table
 
-    from benchmark.commands.show import note, out
+    from benchmark.commands.show import note, out, show_table
 
     columns, rows = {
         What.models: _models,
@@ -36,8 +37,8 @@ def show(
     }[what](results)
     table = Table(*columns)
     for row in rows:
-        table.add_row(*row)
-    out.print(table)
+        table.add_row(*map(escape, row))
+    show_table(table, out)
     for said in _left_out(what):
         note(said)
 

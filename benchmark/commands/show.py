@@ -1,11 +1,14 @@
 """What a long command shows: the plan and its cost first, then progress, then what came of it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement, measure_renderables
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +27,45 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 out = Console()
+WIDEST = 100_000
+"""Columns of a terminal that no table of ours needs."""
+
+
+def show_table(table: Table, screen: Console) -> None:
+    """Print a table of which no word is cut: cells wrap between words, and only on a terminal.
+
+    A pipe or a file gets each row as one line, however long; a terminal that is too narrow for the
+    longest words gets each row as a paragraph.
+    """
+    least, most = Measurement.get(screen, screen.options.update(width=WIDEST), table)
+    if screen.is_terminal and least > screen.width:
+        _show_paragraphs(table, screen)
+        return
+    if screen.is_terminal and most > screen.width:
+        _narrow(table, screen, most - screen.width)
+    else:
+        table.width = most
+    screen.print(table, crop=False)
+
+
+def _narrow(table: Table, screen: Console, excess: int) -> None:
+    """Take `excess` from the columns, by what each has above its longest word; rich would cut words."""
+    wide = screen.options.update(width=WIDEST)
+    spans = [measure_renderables(screen, wide, [each.header, *each.cells]) for each in table.columns]
+    spare = sum(span.span for span in spans)
+    for column, span in zip(table.columns, spans, strict=True):
+        column.width = span.maximum - math.ceil(excess * span.span / spare)
+
+
+def _show_paragraphs(table: Table, screen: Console) -> None:
+    """Each row as its first cell, and below it what the others say."""
+    if table.title:
+        screen.print(table.title, style="italic")
+    for first, *rest in zip(*(column.cells for column in table.columns), strict=True):
+        screen.print(first, style="bold", highlight=False, soft_wrap=True)
+        said = zip((column.header for column in table.columns[1:]), rest, strict=True)
+        text = " | ".join(f"{header}: {cell}" for header, cell in said if cell)
+        screen.print(Padding(text, (0, 0, 0, 4)), highlight=False)
 
 
 def show_plan(plan: "Plan") -> None:
@@ -48,7 +90,7 @@ def show_plan(plan: "Plan") -> None:
             f"{missing} of {shards}",
             f"{pairing.most_passes:,}",
         )
-    console.print(table)
+    show_table(table, console)
     missing, shards = plan.shards
     checking = sum(pairing.most_check_passes for pairing in plan.pairings)
     if checking:
@@ -74,7 +116,7 @@ def show_forecasts(found: "Sequence[Forecast]", times: int) -> None:
         table.add_row(one.model, escape(one.dataset), f"{one.queries:,}", *costs)
     shown = "all" if times == 1 else f"all, {times:,} times"
     table.add_row(shown, "", f"{times * sum(one.queries for one in found):,}", *_costs(found, times))
-    out.print(table)
+    show_table(table, out)
 
 
 def _costs(found: "Sequence[Forecast]", times: int) -> tuple[str, ...]:
