@@ -36,15 +36,22 @@ class Forecast:
 
 
 def forecasts(
-    spec: GridSpec, models: Models, tasks: Tasks, settings: Settings, tick: Tick = quiet
+    spec: GridSpec,
+    models: Models,
+    tasks: Tasks,
+    settings: Settings,
+    tick: Tick = quiet,
+    trial_queries: int | None = None,
 ) -> Iterator[Forecast]:
     """One forecast after another; UserError for a model that cannot be scored.
 
     Assumed: queries that were not tried (a seeded choice, spread over the classes) cost what the tried
-    ones do on average, and the machine stays as busy as it is. `spec.limit_queries`: how many are tried.
+    ones do on average, and the machine stays as busy as it is. `trial_queries`: how many to try, where
+    the grid has as many (all, or its `limit_queries`); None: BATCHES batches.
     """
-    for task in tasks:
-        tried = min(len(task.query), spec.limit_queries or BATCHES * settings.pick_batch(task.shape))
+    for whole in tasks:
+        task = whole if spec.limit_queries is None else whole.limit(spec.limit_queries)
+        tried = min(len(task.query), trial_queries or BATCHES * settings.pick_batch(task.shape))
         trial = spec.model_copy(update={"limit_queries": tried})
         for name, load in models:
             with tempfile.TemporaryDirectory(prefix="robustdml-plan-") as folder:
@@ -54,14 +61,15 @@ def forecasts(
                 seconds = time.perf_counter() - start
                 if summary.failures:
                     raise UserError(summary.failures[0])
-                yield _scaled(name, trial, task, Path(folder), seconds)
+                yield _scaled(name, trial, task, tried, Path(folder), seconds)
 
 
-def _scaled(name: str, spec: GridSpec, task: RetrievalTask, results: Path, seconds: float) -> Forecast:
+def _scaled(
+    name: str, spec: GridSpec, task: RetrievalTask, tried: int, results: Path, seconds: float
+) -> Forecast:
     """What grows with the queries times their number, and the rest once."""
     paths = sorted(path for kind in ("cells", "compare") for path in (results / kind).rglob("*.parquet"))
     records = [read_cell(path)[0] for path in paths]
-    tried = spec.limit_queries or len(task.query)
     times = len(task.query) / tried
     attacked = sum(work.seconds for record in records for work in record.work)
     held = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())

@@ -92,6 +92,21 @@ def test_a_forecast_is_within_a_fifth_of_the_measured_run(tmp_path):
     print({"forecast": sum(one.seconds for one in found), "measured": seconds})
 
 
+@pytest.mark.parametrize(
+    ("limit", "trial", "queries", "tried"),
+    [(None, None, 30, 8), (None, 3, 30, 3), (12, None, 12, 8), (5, None, 5, 5), (12, 3, 12, 3), (5, 9, 5, 5)],
+)
+def test_a_forecast_is_of_the_queries_of_the_grid(limit, trial, queries, tried):
+    """Neither does the grid's limit become the size of the trial, nor the trial's that of the grid."""
+    models = [("a", partial(Candidate.of_module, perceptron(), "cosine", "a"))]
+    spec = GridSpec(
+        models=["a"], suites=["noise:steps=2"], norms=["linf"], checks="basic", limit_queries=limit
+    )
+    task = small_task(classes=10, each=3)
+    (one,) = forecasts(spec, models, [task], Settings("cpu", batch=2), trial_queries=trial)
+    assert (one.queries, one.tried) == (queries, tried)
+
+
 def test_the_command_tells_passes_hours_and_storage(robustdml, tmp_path):
     save_pictures(tmp_path / "pictures", classes=4, each=3, side=16)
     card = save_convnet(tmp_path / "tiny.safetensors", channels=3)
@@ -104,6 +119,15 @@ def test_the_command_tells_passes_hours_and_storage(robustdml, tmp_path):
     (line,) = [line for line in done.out.splitlines() if "all, 100 times" in line]
     assert "1,200" in line and "MB" in line and "scored 6 queries" in done.err
     assert not list((tmp_path / "results").rglob("*.parquet"))
+    # The grid's own limit is what `run` would score, not the size of the trial.
+    grid = 'models = ["tiny"]\ndatasets = ["pictures"]\nsuites = ["quick"]\nlimit_queries = 5\n'
+    (tmp_path / "grid.toml").write_text(grid)
+    words = ("--side", "32", "--norm", "linf", "--checks", "basic", "--times", "100", "--device", "cpu")
+    for trial, tried in (((), 5), (("--queries", "3"), 3), (("--queries", "9"), 5)):
+        done = robustdml("plan", "--grid", "grid.toml", *words, *trial)
+        assert done.code == 0, done.err
+        (line,) = [line for line in done.out.splitlines() if "all, 100 times" in line]
+        assert " 500 " in line and f"scored {tried} queries" in done.err
     assert "name a model" in robustdml("plan").told
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def plan(
     grid: Annotated[
-        Path | None, typer.Option(help="A TOML file with models, datasets, suites, norms, as for run.")
+        Path | None,
+        typer.Option(help="A TOML file with models, datasets, suites, norms, limit_queries, as for run."),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model by name, or a card.toml; repeat for several.")
@@ -53,7 +54,6 @@ def plan(
         "datasets": dataset,
         "suites": suite,
         "norms": norm,
-        "limit_queries": queries,
         "checks": options.checks_level(checks),
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -65,7 +65,7 @@ def plan(
     found: list[Forecast] = []
     with progress() as tick:
         tasks = [find_task(name, data_root, side, tick) for name in spec.datasets]
-        for each in forecasts(spec, models, tasks, settings, tick):
+        for each in forecasts(spec, models, tasks, settings, tick, queries):
             found.append(each)
     show_forecasts(found, times)
     tried = min(one.tried for one in found)
