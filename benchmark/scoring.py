@@ -1,8 +1,10 @@
 """One model in front of one task: embedded once, then attacked as often as wanted."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -26,6 +28,7 @@ from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
 from models.averaged import Averaged
+from models.embedder import Embedder
 from models.limits import lacks_memory, or_more_memory
 
 FRESH = 8
@@ -317,11 +320,37 @@ def look(model: nn.Module, x: Tensor) -> object:
     except Exception as error:
         if out_of_memory(error):
             raise
-        said = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"The model fails on images of shape {tuple(x.shape[1:])} ({type(error).__name__}: {said}); "
-            "check the size and the channels that it wants."
-        ) from error
+        said = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+        raise UserError(_complaint(model, x, said)) from error
+
+
+# What an exported program says of a number of images that it was not made for.
+_BATCH_GUARD = re.compile(r"(size\(\)|shape)\[0\]")
+
+
+def _complaint(model: nn.Module, x: Tensor, said: str) -> str:
+    """What went wrong with images, and the remedy: that of their number, or of their shape."""
+    modules = (module for module in model.modules() if isinstance(module, Embedder))
+    who = next((module.source for module in modules if module.source), "The model")
+    less = _batch_that_works(model, x)
+    if less is None and not _BATCH_GUARD.search(said):
+        remedy = "check the size and the channels that it wants"
+        return f"{who} fails on images of shape {tuple(x.shape[1:])} ({said}); {remedy}."
+    other = f", though not on one of {less}" if less else ""
+    return (
+        f"{who} fails on a batch of {len(x)} images{other} ({said}); it must take any number of them: "
+        "export a .pt2 with a dynamic batch dimension (docs/add-a-model.md)."
+    )
+
+
+def _batch_that_works(model: nn.Module, x: Tensor) -> int | None:
+    """A smaller number of the same images that the model takes, if it is their number that it minds."""
+    for count in (1, 2, 3, 4, 8, 16, 32, 64):
+        if count < len(x):
+            with torch.no_grad(), suppress(Exception):
+                model(x[:count].detach().clone())
+                return count
+    return None
 
 
 def out_of_memory(error: Exception) -> bool:

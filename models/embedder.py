@@ -30,11 +30,13 @@ class Embedder(nn.Module):
     """(B, C, H, W) float32 in [0, 1] -> (B, D) float32; differentiable from end to end.
 
     Its state dict has the keys `trunk.*` and, with a linear head, `head.weight` and `head.bias`.
+    `source` names the file of a trunk that is code, for messages; else "".
     """
 
-    def __init__(self, spec: ModelSpec, trunk: Trunk) -> None:
+    def __init__(self, spec: ModelSpec, trunk: Trunk, source: str = "") -> None:
         super().__init__()
         self.dim, self.l2norm, self.heads = spec.dim, spec.l2norm, trunk.heads
+        self.source = source
         self.preprocess = Preprocess(spec.input)
         self.trunk = trunk.module
         self.head: nn.Module = nn.Identity()

@@ -42,7 +42,7 @@ def _external(spec: ModelSpec, path: Path | None, code: str) -> LoadedModel:
     if spec.head != "none":
         raise UserError(f"{spec.name}: head: trusted code brings its own: pass --head none.")
     source = code or str(path)
-    module = Embedder(spec, Trunk(load_trusted(source), spec.dim))
+    module = Embedder(spec, Trunk(load_trusted(source), spec.dim), source)
     notes: tuple[str, ...] = (f"code from {source}",)
     if code and path is not None:
         checkpoint = checkpoints.read(path, spec.weights.layout)

@@ -1,6 +1,8 @@
 """`--trust-code` from the command line: the code runs in the child alone, and is scored like any other."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from attacks.errors import UserError
 from benchmark import evaluate
 from benchmark.datasets import load_task
+from benchmark.scoring import look
 from leaderboard.records import scan
 from tests.grid_worlds import save_pictures
 
@@ -105,3 +109,53 @@ def test_a_program_is_scored_with_trust_and_not_remembered(place):
     done = submit(place, "net.pt2", "--trust-code")
     assert done.returncode == 0, done.stderr
     assert "mine on pictures" in done.stdout and not (place / "results" / "models").exists()
+
+
+def test_a_program_of_a_fixed_batch_is_named_with_its_remedy(place):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 12)).eval()
+    torch.export.save(torch.export.export(model, (torch.rand(4, 3, 32, 32),)), place / "net.pt2")
+    done = submit(place, "net.pt2", "--trust-code")
+    assert done.returncode == 2, done.stderr
+    assert "Error: mine on pictures: net.pt2 fails on a batch of" in done.stderr
+    assert "though not on one of 4 (" in done.stderr and "check the size" not in done.stderr
+    assert "a .pt2 with a dynamic batch dimension (docs/add-a-model.md)" in done.stderr
+
+
+class Picky(nn.Module):
+    """Takes batches of some sizes only."""
+
+    def __init__(self, sizes=(), said="no"):
+        super().__init__()
+        self.sizes, self.said = sizes, said
+
+    def forward(self, x):
+        if len(x) not in self.sizes:
+            raise RuntimeError(self.said)
+        return x.flatten(1)
+
+
+def test_what_fails_by_the_number_of_images_is_told_from_what_fails_by_their_shape():
+    """By trying fewer of the same images, and by the words of torch.export where none of those will do."""
+    dynamic = r"The model fails on a batch of 6 images{} \(RuntimeError: .*dynamic batch dimension"
+    x = torch.rand(6, 1, 8, 8)
+    for sizes in ((1,), (1, 4), (3,)):
+        with pytest.raises(UserError, match=dynamic.format(f", though not on one of {min(sizes)}")):
+            look(Picky(sizes), x)
+    for said in ("Guard failed: x.size()[0] == 7", "Expected input at *args[0].shape[0] to be equal to 7"):
+        with pytest.raises(UserError, match=dynamic.format("")):
+            look(Picky((7,), said), x)
+    for said in ("no", "Guard failed: x.size()[2] == 9", "at *args[0].shape[1] to be equal to 3"):
+        with pytest.raises(UserError, match=r"fails on images of shape \(1, 8, 8\).*check the size"):
+            look(Picky((), said), x)
+    assert len(look(Picky((6,)), x)) == 6
+
+
+def test_the_document_exports_a_program_that_takes_any_batch(tmp_path):
+    page = (ROOT / "docs" / "add-a-model.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+    with contextlib.chdir(tmp_path):
+        exec(compile(code, "add-a-model", "exec"), {"network": network})
+    program = torch.export.load(tmp_path / "my.pt2").module()
+    for count in (1, 2, 16, 500):
+        assert program(torch.rand(count, 3, 224, 224)).shape == (count, 12)
