@@ -54,10 +54,14 @@ class AttackCard(Credit):
 def read_attack(folder: Path) -> AttackCard:
     """The card of a folder; UserError names the field that is wrong, or the file that is not there."""
     path = folder / CARD
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; docs/lower-a-row.md says what to put into it.")
     try:
         card = AttackCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); docs/submit.md shows one.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); docs/lower-a-row.md shows one."
+        ) from error
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from error
     except (ValueError, RecursionError) as error:

@@ -38,6 +38,7 @@ from tests.board_fixtures import KS, cell, put
 from tests.grid_worlds import save_convnet, save_pictures
 from tests.site_pages import MARKUP, Page
 
+ROOT = Path(__file__).parent.parent
 SIDE = ("--side", "32")
 MODEL = ("--arch", "convnet", "--option", "width=8", "--dim", "16", "--distance", "euclidean")
 RADII = {"at-2.safetensors": "2/255", "at-8.safetensors": "8/255"}
@@ -308,7 +309,10 @@ WRONG = {
         "'b.safetensors' has no budget under files",
     ),
     "a file elsewhere": (lambda f: card(f, '"at-8', '"../at-8'), "files: "),
-    "no card": (lambda f: (f / "attack.toml").unlink(), "attack.toml cannot be read"),
+    "no card": (
+        lambda f: (f / "attack.toml").unlink(),
+        r"attack.toml cannot be read \(.*docs/lower-a-row\.md shows one",
+    ),
     "no TOML": (lambda f: (f / "attack.toml").write_text("by = "), "attack.toml is not TOML"),
     "a field less": (lambda f: card(f, 'by = "Ada Lovelace"', ""), "attack.toml: by: "),
     "a field more": (lambda f: card(f, "by = ", "bye = 1\nby = "), "attack.toml: bye: "),
@@ -333,6 +337,8 @@ def test_other_weights_images_and_folders_are_refused(there, tmp_path):
     command = ("submit-attack", "attack", "--to", "entries")
     assert "dataset.digest is not that of the images" in there(*command, "--side", "48").told
     assert "no folder nowhere" in there("submit-attack", "attack", "--to", "nowhere").told
+    told = there("submit-attack", "nope", "--to", "entries").told
+    assert "There is no folder nope; docs/lower-a-row.md" in told
     assert "holds no row" in there("submit-attack", "attack", "--to", "pictures", *SIDE).told
     assert "--model, its submission folder" in there(*command, "--checkpoint", "mine.safetensors").told
     save_convnet(tmp_path / "other.safetensors", seed=1, channels=3)
@@ -340,6 +346,25 @@ def test_other_weights_images_and_folders_are_refused(there, tmp_path):
     assert "model.digest is not that of these weights" in told.told or "sha256" in told.told
     shutil.rmtree(tmp_path / "results")
     assert "--model takes a submission folder" in there(*command, *SIDE).told
+
+
+def test_what_the_document_shows_is_taken(tmp_path, robustdml):
+    """Its code and its card, on the published row that they name."""
+    page = (ROOT / "docs" / "lower-a-row.md").read_text(encoding="utf-8")
+    ((card, code),) = re.findall(r"```toml\n(.*?)```.*```python\n(.*?)```", page, re.DOTALL)
+    published = Path("leaderboard", "entries", "glyphs", "glyphs-panum2021")
+    shutil.copytree(ROOT / published, tmp_path / published)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(code, "lower-a-row", "exec"), {"__name__": "example"})
+    (tmp_path / "my-attack" / "attack.toml").write_text(card, encoding="utf-8")
+    said = robustdml("submit-attack", "my-attack")
+    assert said.code == 0, said.err
+    assert "500 images within their budgets, scored in float32." in said.out
+    # The step is an attack: it moves what a clean image would leave alone.
+    x = safetensors.torch.load_file(tmp_path / "my-attack" / "headline.safetensors")["x"]
+    task = find_task("glyphs", None)
+    assert 0.09 < float((x - task.load(task.query)).abs().amax()) < 0.100001
 
 
 def test_the_model_may_come_from_a_submission_folder(there, tmp_path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def submit_attack(
     context: Context,
-    folder: Annotated[Path, Argument(help="attack.toml and the perturbed queries (docs/submit.md).")],
+    folder: Annotated[Path, Argument(help="attack.toml and the perturbed queries (docs/lower-a-row.md).")],
     to: Annotated[
         Path, Option(help="Where the row is: the published entries, a results folder, or a submission.")
     ] = Path("leaderboard/entries"),
