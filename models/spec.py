@@ -15,6 +15,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -62,16 +64,38 @@ class InputSpec(_Data):
     bgr: bool = False
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "InputSpec":
-        for field in ("mean", "std"):
-            if len(getattr(self, field)) not in (0, self.channels):
-                raise ValueError(f"{field} needs {self.channels} numbers, one per channel")
-        if any(value <= 0 for value in self.std):
-            raise ValueError("std must be positive")
-        if self.bgr and self.channels != 3:
-            raise ValueError("bgr needs 3 channels")
-        return self
+    # Validators of fields, not of the whole: an error then carries the name of its field or flag.
+    @field_validator("mean", "std")
+    @classmethod
+    def _per_channel(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        channels, count = info.data.get("channels"), len(values)
+        if channels is None or count in (0, channels):
+            return values
+        other, kind = (3, "an RGB") if channels == 1 else (1, "a grey")
+        remedy = f", or channels = {other} (--channels {other}) for {kind} network"
+        raise ValueError(
+            f"{_count(count, 'number')} for {_count(channels, 'channel')}; give {_count(channels, 'number')}"
+            f"{remedy if count == other else ''}"
+        )
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        for value in values:
+            if value <= 0:
+                raise ValueError(f"{value:g} is not positive; give the deviation of each channel")
+        return values
+
+    @field_validator("bgr")
+    @classmethod
+    def _three(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("channels") == 1:
+            raise ValueError("one channel has no order; leave it out, or set channels to 3")
+        return value
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 class WeightsSpec(_Data):

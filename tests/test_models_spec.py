@@ -63,6 +63,23 @@ def test_a_wrong_field_is_named(case):
     assert message.startswith("cards.toml") and f" {field}" in message and "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("channels = 1, mean = [0.5, 0.5, 0.5]", "input.mean: 3 numbers for 1 channel; give 1 number, or"),
+        ("std = [0.2]", "input.std: 1 number for 3 channels; give 3 numbers, or channels = 1 (--channels 1)"),
+        ("std = [0.2, 0.0, 0.2]", "input.std: 0 is not positive; give the deviation"),
+        ("channels = 1, bgr = true", "input.bgr: one channel has no order"),
+        ("channels = 2, mean = [0.5, 0.5]", "input.channels: "),
+    ],
+)
+def test_a_wrong_normalisation_is_named_by_file_and_field(tmp_path, line, said):
+    (tmp_path / "a.toml").write_text(f'name = "x"\narch = "convnet"\ndim = 3\ninput = {{ {line} }}\n')
+    with pytest.raises(UserError) as caught:
+        read_toml(tmp_path / "a.toml")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.toml'}, model 'x': {said}")
+
+
 def test_toml_of_one_and_of_many(tmp_path):
     (tmp_path / "one.toml").write_text('name = "a"\narch = "convnet"\ndim = 3\n')
     assert [card.name for card in read_toml(tmp_path / "one.toml")] == ["a"]

@@ -251,6 +251,12 @@ def test_another_training_in_the_same_folder_is_refused(own):
         assert "belongs to a training with other settings" in told
 
 
+def test_a_wrong_normalisation_is_named_by_its_option(own):
+    told = own("train", *TINY, "--mean", "0.5").told
+    assert told.startswith("--mean: 1 number for 3 channels; give 3 numbers, or channels = 1 (--channels 1)")
+    assert own("train", *TINY, "--std", "0.5,0,0.5").told.startswith("--std: 0 is not positive")
+
+
 def test_what_a_card_says_is_not_said_again(own, tmp_path):
     assert own("train", *TINY, "--epochs", "1", "--out", "out").code == 0
     for flags in (["--dim", "8"], ["--arch", "convnet"], ["--trained-on", "glyphs"]):
