@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from leaderboard import evidence
 from leaderboard.columns import read_columns
 from leaderboard.errors import UserError
 from leaderboard.schema import Check, Record, Shard, Work
@@ -242,20 +243,18 @@ def _total(records: Iterable[Record]) -> tuple[Work, ...]:
 
 
 def _worst(checks: Iterable[Check]) -> tuple[Check, ...]:
-    """Keep one answer per trust check: the worst of the shards, the first of several such.
+    """Keep one answer per trust check: what the shards found together where that adds up.
 
-    What the shards looked at adds up (`over`).
+    Else the worst of the shards, the first of several such, with what that one looked at.
     """
     severity = ("not run", "ok", "note", "flag", "block")
-    worst: dict[str, Check] = {}
-    over: dict[str, int] = {}
+    found: dict[str, list[Check]] = defaultdict(list)
     for check in checks:
-        held = worst.setdefault(check.name, check)
-        if severity.index(check.level) > severity.index(held.level):
-            worst[check.name] = check
-        if check.over is not None:
-            over[check.name] = over.get(check.name, 0) + check.over
-    return tuple(c.model_copy(update={"over": over.get(c.name)}) for c in worst.values())
+        found[check.name].append(check)
+    return tuple(
+        evidence.together(same) or max(same, key=lambda check: severity.index(check.level))
+        for same in found.values()
+    )
 
 
 def _plus(a: Work, b: Work) -> Work:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from leaderboard import records, shards
 from leaderboard.errors import UserError
+from leaderboard.evidence import RESCORED, audited, rescored
 from leaderboard.records import (
     BrokenRecord,
     CellRecord,
+    Check,
     Shard,
     Work,
     cell_key,
@@ -264,6 +266,38 @@ def test_of_a_trust_check_the_worst_shard_counts(tmp_path):
     (cell,) = scan(tmp_path)
     assert [check.level for check in cell.record.checks] == ["note", "flag", "block"]
     assert cell.record.kept == ("k0", "k1", "k2")
+
+
+def merged(folder, *checks: Check | dict) -> Check:
+    """The one trust check of a cell whose shards gave these."""
+    for index, check in enumerate(checks):
+        part = record(shard=Shard(index=index, count=len(checks)), checks=[check])
+        write_cell(cell_path(folder, part), part, rows().iloc[index :: len(checks)])
+    (cell,) = scan(folder)
+    (found,) = cell.record.checks
+    return found
+
+
+def test_shards_say_of_their_findings_what_one_shard_would(tmp_path):
+    parts = [audited(0, 0.25, 9), audited(0, 1.0, 4), audited(0, 0.5, 0)]
+    assert merged(tmp_path / "sound", *parts) == audited(0, 1.0, 13)
+    parts = [audited(1, 1.5, 9), audited(2, 1.25, 4), audited(0, 0.5, 1)]
+    assert merged(tmp_path / "outside", *parts) == audited(3, 1.5, 14)
+    assert merged(tmp_path / "nan", audited(0, 1.0, 9), audited(1, np.inf, 4)) == audited(1, np.inf, 13)
+    parts = [rescored(0, True, 12), rescored(0, True, 20), rescored(0, True, 3)]
+    assert merged(tmp_path / "held", *parts) == rescored(0, True, 35)
+    parts = [rescored(0, False, 12), rescored(2, True, 20), rescored(1, True, 3)]
+    assert merged(tmp_path / "lost", *parts) == rescored(3, False, 35)
+    nothing = {"name": RESCORED, "level": "not run", "message": "no perturbed image was kept"}
+    assert merged(tmp_path / "some", nothing, rescored(1, True, 3)) == rescored(1, True, 3)
+    assert merged(tmp_path / "none", nothing, nothing) == Check(**nothing)
+
+
+def test_what_shards_cannot_add_up_is_quoted_from_one_of_them(tmp_path):
+    older = {"name": RESCORED, "level": "ok", "message": "12 of 12 kept images hold"}
+    assert merged(tmp_path / "older", older, rescored(0, True, 3)) == Check(**older)
+    other = [{"name": "x", "level": "ok", "message": str(n), "figure": n, "over": n} for n in (2, 3)]
+    assert merged(tmp_path / "other", *other) == Check(**other[0]), "not its text beside the sum of both"
 
 
 def test_scan_names_what_it_leaves_out(tmp_path):

@@ -8,8 +8,9 @@ from attacks.budget import Budget
 from attacks.record import CLEAN
 from attacks.retrieval import Standing
 from benchmark.checks.clean import embed
-from benchmark.checks.verdict import not_run, verdict
+from benchmark.checks.verdict import not_run
 from benchmark.scoring import Outcome, Scorer
+from leaderboard.evidence import RESCORED, audited, rescored
 from leaderboard.records import Check
 
 
@@ -18,7 +19,7 @@ def rescore(scorer: Scorer, outcome: Outcome) -> Check:
     record = outcome.record
     kept = {place: image for place, image in record.kept.items() if image is not None}
     if not kept:
-        return not_run("re-scoring", "no perturbed image was kept")
+        return not_run(RESCORED, "no perturbed image was kept")
     rows = outcome.rows[list(kept)]
     x = torch.stack(list(kept.values())).to(scorer.device)
     origin = scorer.task.load(scorer.task.query[rows]).to(scorer.device)
@@ -27,11 +28,7 @@ def rescore(scorer: Scorer, outcome: Outcome) -> Check:
     rank = Standing(scorer.gallery, embed(scorer, x), marks, scorer.gallery.tau / 2).rank.cpu().numpy()
     claimed = record.rank[record.keep_at, list(kept)]
     lost = len(kept) - int((record.level(rank) >= record.level(claimed)).sum())
-    held_in = "all" if inside else "not all"
-    message = (
-        f"{len(kept) - lost} of {len(kept)} kept images hold at half the margin, {held_in} within the budget"
-    )
-    return verdict("re-scoring", lost > 0 or not inside, "block", message, lost, 0, len(kept))
+    return rescored(lost, inside, len(kept))
 
 
 def audit(outcome: Outcome) -> Check:
@@ -43,8 +40,7 @@ def audit(outcome: Outcome) -> Check:
     # Not `share > 1`: a size that is no number must not pass.
     wrong = int((found & ~((share <= 1) & (record.size > 0))).sum())
     largest = float(np.nan_to_num(share, nan=np.inf).max(initial=0))
-    message = f"{wrong} findings outside their budget; the largest takes {100 * largest:.4f} % of its limit"
-    return verdict("budget audit", wrong > 0, "block", message, largest, 1, int(found.sum()))
+    return audited(wrong, largest, int(found.sum()))
 
 
 def within(budget: Budget, x: Tensor, origin: Tensor) -> bool:
