@@ -16,6 +16,7 @@ from attacks.victim import frozen
 from benchmark.candidate import Candidate
 from benchmark.cells import kept_rows, require_writable, store_outcome
 from benchmark.checks import require_independence
+from benchmark.grid import run_alone
 from benchmark.metrics import CleanMetrics
 from benchmark.scoring import AttackOutcome, Outcome, Scorer, Settings
 from benchmark.surrogates import pinned
@@ -135,9 +136,9 @@ def evaluate(
     was. `suite` is the name of a suite, of one attack (with parameters: "pgd:steps=100"), or a list
     of attacks. `norms` are those of the task. `device` None picks CUDA, MPS or the CPU. `amp`
     searches in bfloat16 (findings are verified in float32 all the same). `store` names a results
-    folder that the leaderboard reads; `checks` are the trust checks that are stored with it. `eot`
-    above 1 attacks the mean of so many passes of a module that answers at random. Raises UserError
-    for a module or task that cannot be scored.
+    folder that the leaderboard reads; `checks` are the trust checks that are stored with it ("full" where
+    the row is to be ranked). `eot` above 1 attacks the mean of so many passes of a module that answers
+    at random. Raises UserError for a module or task that cannot be scored.
 
     >>> import torch
     >>> from benchmark import RetrievalTask, evaluate
@@ -174,7 +175,7 @@ def evaluate(
         require_independence(scorer)
         keep = [] if store is None else kept_rows(scorer, seed).tolist()
         parts = {
-            norm: [Suite(attack.name, (attack,)) for attack in one.attacks] if alone else [one]
+            norm: [run_alone(attack) for attack in one.attacks] if alone else [one]
             for norm, one in suites.items()
         }
         outcomes = {

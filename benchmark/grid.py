@@ -4,7 +4,7 @@ import math
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.budget import NORMS
-from attacks.catalogue import Suite, attack_table, find_suite
+from attacks.catalogue import Suite, attack_table, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.layout import channels_last
 from attacks.objectives import Transfer
@@ -241,10 +241,16 @@ def _cells(spec: GridSpec, task: RetrievalTask) -> Iterator[tuple[Suite, str]]:
                 f"{task.name} lists no budgets for the norm {norm!r}; it has {', '.join(task.budgets)}."
             )
         for name in spec.suites:
-            suite = pinned(find_suite([name] if spec.alone else name).in_norm(norm))
+            wanted = run_alone(find_attack(name)) if spec.alone else find_suite(name)
+            suite = pinned(wanted.in_norm(norm))
             for attack in suite.attacks:
                 attack.require_norm(norm)
             yield suite, norm
+
+
+def run_alone(attack: Attack) -> Suite:
+    """One attack as a suite of its own, on every query: of a probe too, or it could not be compared."""
+    return Suite(attack.name, (replace(attack, share=1.0),))
 
 
 def _job(

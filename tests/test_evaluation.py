@@ -105,6 +105,12 @@ def test_one_attack_may_be_named_or_listed(suite):
     assert (result.ranks("noise:steps=2") == result.ranks()).all()
 
 
+def test_a_probe_is_run_on_every_query_when_it_runs_alone():
+    task = small_task()
+    shown = evaluate(perceptron(), task, suite=["square-probe"]).to_frame().shown
+    assert (shown == len(task.query)).all()
+
+
 def test_only_some_rows_ask():
     images, labels = noisy_images()
     whole = evaluate(perceptron(), small_task(), suite="quick")
@@ -364,7 +370,9 @@ def test_a_search_that_bfloat16_would_blur_is_in_float32(tmp_path, caplog):
 
 def test_store_writes_what_the_leaderboard_reads(tmp_path):
     task = small_task("mine")
-    result = evaluate(perceptron(), task, norms=("linf", "l2"), store=tmp_path / "a" / "results")
+    result = evaluate(
+        perceptron(), task, norms=("linf", "l2"), store=tmp_path / "a" / "results", checks="full"
+    )
     told: list[str] = []
     (linf,) = [c for c in scan(tmp_path / "a" / "results", problem=told.append) if c.record.norm == "linf"]
     assert told == []

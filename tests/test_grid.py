@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from attacks.catalogue import find_suite
 from attacks.errors import UserError
 from attacks.victim import Victim
 from benchmark.candidate import Candidate
@@ -391,7 +392,7 @@ def test_a_limit_is_stratified_and_marks_the_row_preliminary(tmp_path):
     assert cell.record.dataset.queries_total == 40
     table = load_results(tmp_path)
     assert set(table.status) == {"preliminary"} and "10 of 40 queries" in table.reason.iloc[0]
-    run(tmp_path, suites=["standard"])
+    run(tmp_path, suites=["standard"], checks="full")
     table = load_results(tmp_path)
     assert set(table.status) == {"ranked"} and set(table.queries) == {40}
 
@@ -403,6 +404,15 @@ def test_attacks_run_alone_are_kept_apart(tmp_path):
     assert sorted(cell.record.suite.name for cell in cells) == ["fmn:steps=3", "noise:steps=2"]
     assert all(cell.record.work[0].shown == 40 for cell in cells)
     assert not (tmp_path / "examples").exists()
+
+
+def test_a_probe_run_alone_sees_every_query(tmp_path):
+    """It was compared over the eighth of the queries that it is shown in a suite, as if over all."""
+    run(tmp_path, suites=["square-probe"], alone=True)
+    (cell,) = scan(tmp_path, "compare")
+    assert cell.record.suite.attacks == ("square-probe",)
+    assert cell.record.suite.digest != find_suite("square-probe").digest, "its queries are part of the digest"
+    assert cell.record.work[0].shown == 40
 
 
 # ---- failures
