@@ -13,7 +13,7 @@ from benchmark.candidate import Candidate
 from benchmark.cards import renew_cards
 from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
-from benchmark.commands.show import console, duration, note, out, progress, show_plan, show_summary
+from benchmark.commands.show import console, duration, note, out, progress, show_plan, show_rows, show_summary
 from benchmark.grid import GridSpec, Plan, make_plan, run_plan
 from benchmark.scoring import Scorer, Settings
 from benchmark.sources import find_task, read_card, save_submitted
@@ -293,19 +293,14 @@ def _require_clean(candidate: Candidate, task: RetrievalTask, settings: Settings
 def _finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
     """Write the entries of what was scored and the submission folder; print each row with its place."""
     from benchmark.handout import pack
-    from leaderboard.board import boards
     from leaderboard.entries import collect, save_entry
-    from leaderboard.terminal import row_text
 
     renew_cards(plan)
     everything, ours = collect(results, note)
     for entry in ours:
         save_entry(results, entry)
-    names = {(pairing.task.name, pairing.name) for pairing in plan.pairings}
-    for board in boards(everything):
-        for row in board.rows:
-            if (board.dataset, row.entry.model.name) in names:
-                out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
+    places = {(pairing.task.name, pairing.name) for pairing in plan.pairings}
+    show_rows(everything, places)
     for name in {entry.model.name for entry in ours} & {pairing.name for pairing in plan.pairings}:
         folder = pack(results, [entry for entry in ours if entry.model.name == name], spec)
         said = f"To hand it in: {folder} (docs/submit.md); robustdml verify {folder} checks it."

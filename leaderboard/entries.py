@@ -17,7 +17,7 @@ from leaderboard.columns import read_columns
 from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
 from leaderboard.lowering import carry_over
 from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
-from leaderboard.standing import assess
+from leaderboard.standing import assess, fully_checked
 from leaderboard.sums import field_sums
 
 __all__ = [
@@ -78,7 +78,8 @@ def _preference(cell: Cell) -> tuple[Any, ...]:
 def _nearness(r: CellRecord | Entry, limit: int | None) -> tuple[Any, ...]:
     """How near to a ranked row, then how new."""
     whole = limit is None and r.dataset.full
-    return (r.protocol, r.suite.name == "standard", whole, len(r.budgets), r.created, r.key)
+    standard, checked = r.suite.name == "standard", fully_checked(r)
+    return (r.protocol, standard, whole, len(r.budgets), checked, r.created, r.key)
 
 
 def entry_path(results: Path, entry: Entry) -> Path:
@@ -168,8 +169,9 @@ def collect(
     local = [*built, *stored.values()]
     others = load_entries(published, problem) if published else []
     everything = assess(_nearest(local, others, problem))
-    ours = {(entry.at, entry.key) for entry in built}
-    return everything, [entry for entry in everything if (entry.at, entry.key) in ours]
+    # Not the key alone: a published row of the same cell has it, too.
+    ours = {(entry.at, entry.key, entry.created) for entry in built}
+    return everything, [e for e in everything if (e.at, e.key, e.created) in ours]
 
 
 def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], None]) -> list[Entry]:

@@ -1,8 +1,14 @@
-"""Who is ranked: the full test set, the standard suite at its newest digest, every budget and k."""
+"""Who is ranked: the full test set, the standard suite at its newest digest, every budget, k and check."""
 
 from collections.abc import Iterable
 
 from leaderboard.entry import Entry
+from leaderboard.schema import CellRecord
+
+
+def fully_checked(row: CellRecord | Entry) -> bool:
+    """Whether the trust checks that attack again were run; a record that does not say so lacks them."""
+    return row.environment.get("checks") == "full"
 
 
 def shortfalls(entry: Entry) -> list[str]:
@@ -18,6 +24,7 @@ def shortfalls(entry: Entry) -> list[str]:
         "the test set was cut": not entry.dataset.full and ran >= total,
         f"budget {', '.join(missing)} is missing": bool(missing),
         f"k = {', '.join(lacking)} is missing": bool(lacking),
+        "full trust checks were not run; score it with --checks full": not fully_checked(entry),
         f"blocked by a trust check ({'; '.join(blocked)})": bool(blocked),
     }
     return [reason for reason, holds in found.items() if holds]

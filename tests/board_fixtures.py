@@ -88,7 +88,7 @@ def cell(name, norm="linf", classes=100, per_class=20, suite="standard", seed=0,
             "headline": HEADLINE[norm],
             "ks": KS,
             "created": "2026-01-01T00:00:00+00:00",
-            "environment": {"torch": "2.6.0", "device": "cpu"},
+            "environment": {"torch": "2.6.0", "device": "cpu", "checks": "full"},
             "work": [
                 {
                     "attack": a,

@@ -227,7 +227,7 @@ def test_trap_14_a_collapsed_model_gets_no_rank_however_robust_it_is(tmp_path):
     collapsed = evaluate(Collapsed(), task := small_task(), suite="noise:steps=1")
     assert (collapsed.ranks()[0] > 1).all()  # ties count against the model: it scores 0, not 1
     for name, model in (("collapsed", Collapsed()), ("sound", perceptron())):
-        evaluate(model, task, store=tmp_path)
+        evaluate(model, task, store=tmp_path, checks="full")
         table = load_results(tmp_path)
         rows = table[table.model.str.startswith("collapsed" if name == "collapsed" else "sequential")]
         assert set(rows.status) == {"preliminary" if name == "collapsed" else "ranked"}

@@ -214,6 +214,7 @@ def test_convert(robustdml, tmp_path):
 def test_the_demo_writes_a_board_of_the_bundled_models(robustdml, tmp_path):
     done = robustdml("demo", "--limit-queries", "20", "--device", "cpu")
     assert done.code == 0, done.err
+    assert done.out.count("full trust checks were not run") == 2, "both rows are printed, with what they lack"
     page = (tmp_path / "demo" / "leaderboard" / "README.md").read_text()
     assert "## glyphs, L∞" in page and "(prior robust baseline)" in page, "the published rows stand beside"
     assert len(list((tmp_path / "demo" / "leaderboard" / "examples").glob("*.png"))) >= 2

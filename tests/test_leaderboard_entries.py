@@ -135,6 +135,8 @@ def test_a_full_standard_row_is_ranked():
         (lambda e: {"dataset": e.dataset.model_copy(update={"full": False})}, "was cut"),
         (lambda e: {"budgets": e.budgets[:-1]}, "budget 16/255 is missing"),
         (lambda e: {"ks": (1, 2)}, "k = 4, 8 is missing"),
+        (lambda e: {"environment": e.environment | {"checks": "basic"}}, "full trust checks were not run"),
+        (lambda e: {"environment": {"torch": "2.6.0"}}, "score it with --checks full"),
         (
             lambda e: {"checks": ({"name": "collapse", "level": "block", "message": "rank 3"},)},
             r"blocked by a trust check \(collapse: rank 3\)",
@@ -181,6 +183,20 @@ def test_of_several_cells_the_nearest_to_a_rank_makes_the_row(tmp_path):
     put(tmp_path, *limited("con-rob", n=24, **SMALL))
     put(tmp_path, *cell("con-rob", **SMALL))
     assert [(e.suite.name, e.queries) for e in collect(tmp_path)[0]] == [("standard", 72)]
+
+
+def test_a_newer_row_with_basic_checks_does_not_hide_a_published_one_with_all_of_them(tmp_path):
+    record, frame = cell("con-rob", **SMALL)
+    put(
+        tmp_path / "here",
+        record.model_copy(update={"environment": {"checks": "basic"}, "created": "2027"}),
+        frame,
+    )
+    save_entry(tmp_path / "published", entry())
+    ((shown,), built) = collect(tmp_path / "here", pytest.fail, tmp_path / "published")
+    assert shown.status == "ranked" and built == []
+    (own,) = collect(tmp_path / "here")[0]
+    assert own.status == "preliminary" and "full trust checks were not run" in own.reason
 
 
 def test_two_models_of_one_name_are_pointed_out():

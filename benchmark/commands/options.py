@@ -40,7 +40,7 @@ Checks = Annotated[
     str | None,
     typer.Option(
         help="Trust checks: full (the default: attacks a few queries again, looking for hidden gradients) "
-        "or basic.",
+        "or basic (the row is not ranked).",
     ),
 ]
 Eot = Annotated[

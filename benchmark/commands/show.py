@@ -1,7 +1,7 @@
 """What a long command shows: the plan and its cost first, then progress, then what came of it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchmark.forecast import Forecast
     from benchmark.grid import Plan, Summary
     from benchmark.scoring import Tick
+    from leaderboard.entry import Entry
 
 console = Console(stderr=True)
 out = Console()
@@ -130,6 +131,17 @@ def _costs(found: "Sequence[Forecast]", times: int) -> tuple[str, ...]:
 def note(said: str) -> None:
     """Tell of something that was left out, and go on."""
     console.print(f"Note: {said}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_rows(entries: "Iterable[Entry]", places: "Container[tuple[str, str]]") -> None:
+    """Print the rows of some places (data set and model), each with where it stands among all entries."""
+    from leaderboard.board import boards
+    from leaderboard.terminal import row_text
+
+    for board in boards(entries):
+        for row in board.rows:
+            if (board.dataset, row.entry.model.name) in places:
+                out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
