@@ -25,7 +25,7 @@ def hostile_cell():
         "notes": {MARKUP: [MARKUP]},
     }
     checks = [{"name": MARKUP, "level": "flag", "message": MARKUP, "figure": 0.25, "threshold": 0.5}]
-    environment = {MARKUP: MARKUP}
+    environment = {MARKUP: MARKUP, "checks": "full"}
     changes = {"model": card, "checks": checks, "environment": environment}
     return type(record).model_validate(record.model_dump() | changes), frame
 
