@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from leaderboard.ers_records import ErsCell
@@ -62,8 +64,8 @@ def ers(values: Mapping[str, float]) -> float:
 class ErsRow(BaseModel):
     """The measured row of one model and dataset. `values` and `ers` with 95 % intervals, in their units.
 
-    `reason`: why the row is no more than shown (a check that blocks, fewer queries); `blank`: why
-    there are no numbers at all.
+    `reason`: why the row is no more than shown (a check that blocks, fewer queries, an older digest);
+    `blank`: why there are no numbers at all.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -104,14 +106,19 @@ def build_row(cell: ErsCell) -> ErsRow:
 
 def _averages(cell: ErsCell) -> dict[str, object]:
     """Every quantity as a share of its range, so that one bootstrap serves all; ERS query by query."""
-    columns = [cell.frame[name].to_numpy(np.float64) for name in NAMES]
-    scores = [t.base + t.slope * v for t, v in zip(TERMS, columns, strict=True)]
-    clean = (cell.frame["clean_rank"].to_numpy() == 1).astype(float)
-    shares = [(v - t.low) / (t.high - t.low) for t, v in zip(TERMS, columns, strict=True)]
-    drawn = resample(np.stack([clean, np.mean(scores, 0) / 100, *shares]), cell.frame["label"].to_numpy())
+    drawn = resample(shares(cell.frame), cell.frame["label"].to_numpy())
     found = [interval(float(v), s, drawn.classes) for v, s in zip(drawn.value, drawn.samples, strict=True)]
     values = {t.name: _scaled(f, t.low, t.high) for t, f in zip(TERMS, found[2:], strict=True)}
     return {"clean": _scaled(found[0], 0, 100), "ers": _scaled(found[1], 0, 100), "values": values}
+
+
+def shares(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Clean R@1, ERS and its numbers of each query, as a share of their range: (2 + 10, Q)."""
+    columns = [frame[name].to_numpy(np.float64) for name in NAMES]
+    scores = [t.base + t.slope * v for t, v in zip(TERMS, columns, strict=True)]
+    clean = (frame["clean_rank"].to_numpy() == 1).astype(float)
+    parts = [(v - t.low) / (t.high - t.low) for t, v in zip(TERMS, columns, strict=True)]
+    return np.stack([clean, np.mean(scores, 0) / 100, *parts])
 
 
 def _scaled(share: Interval, low: float, high: float) -> Interval:

@@ -85,9 +85,15 @@ def _check(record: ErsRecord, rows: Mapping[str, np.ndarray]) -> None:
 _FILE = Kind(ErsRecord, "robustdml.ers", _check)
 
 
-def scan_ers(results: Path, problem: Callable[[str], None] = _log.warning) -> list[ErsCell]:
-    """Every whole cell below `results/ers`, and of published rows; broken or incomplete ones are told."""
-    paths = [*sorted((results / "ers").rglob("*.parquet")), *published_ers(results)]
+def scan_ers(
+    results: Path, problem: Callable[[str], None] = _log.warning, published: bool = True
+) -> list[ErsCell]:
+    """Every whole cell below `results/ers`, and those of published rows unless these are not wanted.
+
+    Broken or incomplete ones are told.
+    """
+    beside = published_ers(results) if published else []
+    paths = [*sorted((results / "ers").rglob("*.parquet")), *beside]
     return scan_cells(paths, _FILE, _merge, problem)
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +75,41 @@ def measured(
 
     `published`: another folder (as `leaderboard.entries.PUBLISHED`) whose rows are shown as well.
     """
-    places: dict[tuple[str, str], list[ErsCell]] = {}
     more = scan_ers(published, problem) if published else []
-    for cell in [*scan_ers(results, problem), *more]:
+    cells = chosen([*scan_ers(results, problem), *more], problem)
+    latest = _latest(cells)
+    return sorted((_dated(build_row(cell), latest) for cell in cells), key=_order)
+
+
+def chosen(cells: Iterable[ErsCell], problem: Callable[[str], None]) -> list[ErsCell]:
+    """One cell per dataset and model: the whole and newest of several."""
+    places: dict[tuple[str, str], list[ErsCell]] = {}
+    for cell in cells:
         if not cell.record.blank and not len(cell.frame):
             problem(f"{cell.record.model.name} on {cell.record.dataset.name}: no query has a match; no row")
             continue
         places.setdefault((cell.record.dataset.name, cell.record.model.name), []).append(cell)
-    rows = [build_row(max(cells, key=_preference)) for _, cells in sorted(places.items())]
-    # Not the ranking key: by name, within a dataset.
-    return sorted(rows, key=lambda row: (row.dataset.name, row.model.name))
+    return [max(found, key=_preference) for _, found in sorted(places.items())]
+
+
+def _latest(cells: Iterable[ErsCell]) -> dict[tuple[str, str], str]:
+    """The suite digest of the newest row with numbers, per dataset and radius."""
+    dated = sorted((c.record for c in cells if not c.record.blank), key=lambda r: (r.created, r.suite.digest))
+    return {(record.dataset.name, record.radius): record.suite.digest for record in dated}
+
+
+def _dated(row: ErsRow, latest: Mapping[tuple[str, str], str]) -> ErsRow:
+    """The row with its reason, which names an older digest than that of the newest row."""
+    if row.blank or latest[row.dataset.name, row.radius] == row.suite.digest:
+        return row
+    old = f"older digest {row.suite.digest[:8]} of the suite"
+    return row.model_copy(update={"reason": f"{row.reason}; {old}" if row.reason else old})
+
+
+def _order(row: ErsRow) -> tuple[str, bool, float, str]:
+    """Within a dataset the best ERS first, so that the table can be read; what is not comparable, last."""
+    short = bool(row.blank or row.reason)
+    return row.dataset.name, short, 0.0 if short or row.ers is None else -row.ers.value, row.model.name
 
 
 def _preference(cell: ErsCell) -> tuple[int, bool, str, str]:
@@ -156,8 +181,9 @@ def page(rows: Sequence[ErsRow], published: Sequence[PublishedRow]) -> str:
             "# ERS: threats of the RobRank family\n",
             "ERS is the mean of 2 CA+, 100 - CA-, 2 QA+, 100 - QA-, 100 (1 - TMA), 50 (2 - ES:D), ES:R, "
             "LTM, GTM and GTT. It ranks nothing: a collapsed model scores well, so read it beside clean "
-            "R@1 and the status. 95 % intervals, classes resampled. GTM-near pulls toward the nearest "
-            "impostor, chosen at every step; the GTM of published rows is suspect, and not comparable.\n",
+            "R@1 and the status. The best ERS stands first, what is blocked, unfinished or older last. "
+            "95 % intervals, classes resampled. GTM-near pulls toward the nearest impostor, chosen at "
+            "every step; the GTM of published rows is suspect, and not comparable.\n",
             "## Measured\n",
             table(rows),
             f"## Reported, not measured ({SUSPECT})\n",

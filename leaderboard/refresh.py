@@ -11,6 +11,7 @@ import pandas as pd
 
 from leaderboard.board import boards
 from leaderboard.entry import Entry
+from leaderboard.ers_records import ErsRecord
 from leaderboard.statistics import Interval, resample
 
 
@@ -41,7 +42,7 @@ def moves(before: Sequence[Entry], after: Sequence[Entry]) -> list[Move]:
     old, new = ({entry.at: entry for entry in entries} for entries in (before, after))
     old_rank, new_rank = places(before), places(after)
     return [
-        Move(old[at], new[at], old_rank[at], new_rank[at], _why(old[at], new[at]), _frame(old[at], new[at]))
+        Move(old[at], new[at], old_rank[at], new_rank[at], why(old[at], new[at]), _frame(old[at], new[at]))
         for at in sorted(old)
         if at in new and old[at].key != new[at].key
     ]
@@ -52,7 +53,8 @@ def places(entries: Iterable[Entry]) -> dict[tuple[str, str, str], int | None]:
     return {row.entry.at: row.rank for board in boards(entries) for row in board.rows}
 
 
-def _why(before: Entry, after: Entry) -> str:
+def why(before: Entry | ErsRecord, after: Entry | ErsRecord) -> str:
+    """What is another one than before: suite, weights, images, protocol, queries."""
     causes = {
         "suite": before.suite.digest != after.suite.digest,
         "weights": before.model.digest != after.model.digest,

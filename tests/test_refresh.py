@@ -7,15 +7,18 @@ import pytest
 from attacks import catalogue
 from attacks.catalogue import Suite, find_attack, find_suite
 from attacks.errors import UserError
+from attacks.robrank import strike
 from attacks.table import Table
 from benchmark import sources
 from benchmark.commands.place import here
 from benchmark.commands.refresh import refresh_rows
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.refresh import refresh_grids
+from benchmark.robrank import run_robrank
 from benchmark.scoring import Settings
 from leaderboard.entries import build_entries
-from leaderboard.records import scan
+from leaderboard.ers_records import scan_ers
+from leaderboard.records import read_cell, scan, write_cell
 from leaderboard.refresh import moves, report
 
 CPU = Settings("cpu")
@@ -72,6 +75,41 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
     assert table["newly_broken"].sum() > 10 and "points)" in said
     assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
     assert "already" in capsys.readouterr().out
+
+
+def test_rows_of_ers_are_scored_again_too(tmp_path, suites, monkeypatch, capsys):
+    """They were left out, and stood beside those of another digest without a word."""
+    natural = [("glyphs-natural", sources.find_model("glyphs-natural", tmp_path))]
+    glyphs = sources.find_task("glyphs", None)
+    assert not run_robrank(natural, [glyphs], tmp_path, CPU, limit_queries=6).failures
+    monkeypatch.setattr(strike, "VERSION", 2)
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=True) == 0
+    assert len(scan_ers(tmp_path)) == 1, "a plan runs nothing"
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
+    said = capsys.readouterr().out
+    assert "glyphs-natural on glyphs (RobRank threats): suite changed" in said and "already" not in said
+    old, new = sorted((cell.record for cell in scan_ers(tmp_path)), key=lambda record: record.created)
+    lines = pd.read_csv(tmp_path / "refresh-ers.csv")
+    assert len(lines) == 12 and set(lines.digest_before) | set(lines.digest_after) <= {
+        old.suite.digest,
+        new.suite.digest,
+    }
+    assert new.limit == old.limit == 6 and new.key != old.key
+    assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
+    assert "already" in capsys.readouterr().out and len(scan_ers(tmp_path)) == 2
+
+
+def test_rows_are_not_refreshed_without_the_checks_that_they_have(tmp_path, suites):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural"], ["linf"], 20)
+    (path,) = (tmp_path / "cells").rglob("*.parquet")
+    record, frame = read_cell(path)
+    write_cell(path, record.model_copy(update={"environment": {"checks": "full"}}), frame)
+    suites("noise")
+    with pytest.raises(
+        UserError, match="--checks basic would score rows again without the full trust checks"
+    ):
+        refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False)
 
 
 def test_a_row_whose_model_is_gone_is_named_and_the_others_go_on(tmp_path, suites, monkeypatch, capsys):

@@ -24,7 +24,8 @@ from benchmark.scoring import Scorer, Settings
 from benchmark.tasks import RetrievalTask
 from leaderboard.errors import UserError
 from leaderboard.ers import NAMES, TERMS, ers
-from leaderboard.ers_records import COLUMNS, NUMBERS, ers_path, read_ers, scan_ers
+from leaderboard.ers_records import COLUMNS, NUMBERS, ErsCell, ers_path, read_ers, scan_ers
+from leaderboard.ers_refresh import ers_moves, ers_report
 from leaderboard.ers_table import load_published, measured, page, row_text, to_csv
 from leaderboard.records import BrokenRecord
 from tests.grid_worlds import perceptron, save_convnet, save_pictures, small_task
@@ -265,7 +266,7 @@ def test_vectors_without_a_common_length_leave_the_row_blank(tmp_path):
     scored(tmp_path, perceptron(), "plain", "euclidean")
     unit = nn.Sequential(perceptron(), Unit())
     scored(tmp_path, unit, "unit", "euclidean")
-    plain, normalised = measured(tmp_path)
+    normalised, plain = measured(tmp_path)
     assert (plain.model.name, plain.ers) == ("plain", None) and "L2-normalised" in plain.blank
     assert normalised.blank == "" and 0 <= normalised.ers.value <= 100
     assert "blank: its vectors" in page([plain], []) and "no ERS" in row_text(plain)
@@ -299,6 +300,56 @@ def test_a_record_is_told_apart_by_seed_weights_and_limit(tmp_path):
     assert len({cell.record.key for cell in cells}) == 4
     (row,) = measured(tmp_path)
     assert row.queries == 24 and "preliminary" not in row.reason
+
+
+def again(cell, name="mine", created="2000", digest="old", **columns):
+    """A cell under another name and digest, from another time, with other numbers."""
+    record = cell.record
+    model = record.model.model_copy(update={"name": name})
+    suite = record.suite.model_copy(update={"digest": digest})
+    changes = {"model": model, "suite": suite, "created": created}
+    return ErsCell(record.model_copy(update=changes), cell.frame.assign(**columns))
+
+
+def test_the_table_has_the_best_first_and_says_which_digest_is_older(tmp_path, monkeypatch):
+    scored(tmp_path, perceptron())
+    (cell,) = scan_ers(tmp_path)
+    new = {"created": "2999", "digest": "new"}
+    few = again(cell, "a-few", **new, GTT=100.0)
+    shard = few.record.shard.model_copy(update={"limit": 6})
+    cells = [
+        ErsCell(few.record.model_copy(update={"shard": shard}), few.frame),
+        again(cell, "b-worse", **new, GTT=0.0),
+        again(cell, "c-better", **new, GTT=100.0),
+        again(cell, "d-same", **new, GTT=100.0),
+        again(cell, "e-old", GTT=100.0),
+    ]
+    monkeypatch.setattr("leaderboard.ers_table.scan_ers", lambda *_: cells)
+    rows = measured(tmp_path)
+    assert [row.model.name for row in rows] == ["c-better", "d-same", "b-worse", "a-few", "e-old"]
+    assert [row.reason for row in rows[:3]] == [""] * 3 and rows[3].reason.startswith("preliminary: 6 of")
+    assert rows[4].reason == "older digest old of the suite"
+    assert "| older digest old of the suite |" in page(rows, [])
+
+
+def test_a_refreshed_row_is_compared_number_by_number(tmp_path):
+    scored(tmp_path, perceptron())
+    (cell,) = scan_ers(tmp_path)
+    before = again(cell, GTT=np.where(cell.frame["label"] > 2, 100.0, 50.0))
+    after = again(cell, digest="new", GTT=50.0)
+    moved = ers_moves([before], [after]).set_index("number")
+    assert list(moved.index) == ["clean R@1", "ERS", *NAMES] and set(moved.changed) == {"suite"}
+    share = (cell.frame["label"] > 2).mean()
+    assert moved.change["GTT"] == pytest.approx(-50 * share) and moved.change["ERS"] == pytest.approx(
+        -5 * share
+    )
+    assert (moved.low <= moved.change).all() and (moved.change <= moved.high).all()
+    assert (moved.change.drop(["GTT", "ERS"]) == 0).all()
+    said = ers_report(moved.reset_index()).splitlines()
+    assert len(said) == 3 and "GTT: 75.0 -> 50.0 (-25.0 [" in said[2]
+    assert len(ers_moves([before], [before])) == 0 == len(ers_moves([], [after]))
+    others = again(cell, digest="new", query=cell.frame["query"] + 1)
+    assert ers_moves([before], [others]).low.isna().all()
 
 
 def test_a_number_out_of_its_range_is_no_result(tmp_path):

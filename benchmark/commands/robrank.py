@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmark.scoring import Settings
     from benchmark.tasks import RetrievalTask
 
-__all__ = ["ROBRANK", "refuse_full", "score_robrank"]
+__all__ = ["ROBRANK", "averaged", "refuse_full", "score_robrank"]
 
 
 def refuse_full(suites: Sequence[str], checks: str | None) -> None:
@@ -50,7 +50,7 @@ def score_robrank(
         mean = f", each the mean of {eot}" if eot > 1 else ""
         console.print(f"Suite {ROBRANK}: 9 searches of 32 passes per query (forward with backward){mean}.")
         return 0
-    models = [(averaged_name(name, eot), partial(_averaged, load, eot)) for name, load in models]
+    models = averaged(models, eot)
     with progress() as tick:
         summary = run_robrank(
             models,
@@ -67,6 +67,11 @@ def score_robrank(
         if (row.dataset.name, row.model.name) in names:
             out.print(row_text(row), highlight=False, markup=False, soft_wrap=True)
     return show_summary(summary)
+
+
+def averaged(models: Models, eot: int) -> Models:
+    """The mean of so many passes of each model, under a name of its own; one pass: the models themselves."""
+    return [(averaged_name(name, eot), partial(_averaged, load, eot)) for name, load in models]
 
 
 def _averaged(load: Callable[[], Candidate], passes: int) -> Candidate:
