@@ -33,11 +33,13 @@ class Submission:
     checkpoint: Path | None
     code: str = ""
     allow_partial: bool = False
+    trust_code: bool = False
     expect_clean: float | None = None
 
     def load(self) -> Candidate:
         """The model with its weights; UserError says what does not fit."""
-        model = registry.load(self.spec, self.checkpoint, allow_partial=self.allow_partial, code=self.code)
+        how = {"allow_partial": self.allow_partial, "trust_code": self.trust_code}
+        model = registry.load(self.spec, self.checkpoint, code=self.code, **how)
         return Candidate.of_model(model)
 
 

@@ -93,21 +93,28 @@ def _listed(names: list[str], limit: int = 4) -> str:
 
 
 def adapt(
-    checkpoint: Checkpoint, module: Embedder, arch: str, *, allow_partial: bool = False
+    checkpoint: Checkpoint,
+    module: Embedder,
+    arch: str,
+    *,
+    allow_partial: bool = False,
+    by_code: bool = False,
 ) -> tuple[str, ...]:
     """Load `checkpoint` into `module` and return notes on what was dropped or renamed.
 
     Missing, unexpected and misshapen keys raise UserError; with `allow_partial` they become notes,
-    as long as most of the trunk fits.
+    as long as most of the trunk fits. `by_code`: `arch` is the user's own FILE.py:build, which no option
+    of the network changes.
     """
     _refuse_other_normalisation(checkpoint, module)
     fit = fitted(checkpoint.tensors, module)
-    _refuse_stranger(fit, checkpoint, arch)
+    _refuse_stranger(fit, checkpoint, arch, "--code" if by_code else "--arch")
     if not allow_partial:
-        _refuse_head(fit, checkpoint, module)
+        _refuse_head(fit, checkpoint, module, arch if by_code else "")
     said = fit.differences()
     if said and not allow_partial:
-        raise UserError(f"{checkpoint.path}: {said}; --allow-partial loads what fits.")
+        remedy = f"check --code {arch}" if by_code else "--allow-partial loads what fits"
+        raise UserError(f"{checkpoint.path}: {said}; {remedy}.")
     good = {key: value for key, value in fit.found.items() if key not in fit.misshapen}
     module.load_state_dict(good, strict=False)
     return (*fit.notes, *([f"loaded in part: {said}"] if said else []))
@@ -179,7 +186,7 @@ def _refuse_other_normalisation(checkpoint: Checkpoint, module: Embedder) -> Non
             raise UserError(f"{checkpoint.path}: it normalises with {flag} {listed}; pass --{flag} {listed}.")
 
 
-def _refuse_stranger(fit: Fit, checkpoint: Checkpoint, arch: str) -> None:
+def _refuse_stranger(fit: Fit, checkpoint: Checkpoint, arch: str, flag: str) -> None:
     ours = [key for key in fit.shapes if key.startswith("trunk.") and not _counter(key)]
     bad = {*fit.missing, *fit.misshapen}
     good = sum(key not in bad for key in ours)
@@ -189,12 +196,15 @@ def _refuse_stranger(fit: Fit, checkpoint: Checkpoint, arch: str) -> None:
     looks = next((name for sign, name in SIGNS if any(key.endswith(sign) for key in keys)), "")
     raise UserError(
         f"{checkpoint.path}: these weights{f' (they look like {looks})' if looks else ''} do not "
-        f"fit {arch}: {good} of its {len(ours)} tensors are there; check --arch."
+        f"fit {arch}: {good} of its {len(ours)} tensors are there; check {flag}."
     )
 
 
-def _refuse_head(fit: Fit, checkpoint: Checkpoint, module: Embedder) -> None:
-    """Say in one sentence which of --dim and --head is wrong, where that is what is wrong."""
+def _refuse_head(fit: Fit, checkpoint: Checkpoint, module: Embedder, code: str) -> None:
+    """Say in one sentence which of --dim and --head is wrong, where that is what is wrong.
+
+    With `code` neither changes the network: only a last layer that the code lacks is told here.
+    """
     remedy = ""
     if isinstance(module.head, nn.Linear):
         features = module.head.in_features
@@ -207,8 +217,9 @@ def _refuse_head(fit: Fit, checkpoint: Checkpoint, module: Embedder) -> None:
                 f"{weight.shape[0]}, or --head none --dim {features} if it is a classifier"
             )
     elif fit.dropped == module.dim:
-        remedy = f"'s head has {fit.dropped} outputs, which is --dim; pass --head linear"
-    elif fit.narrow(module.dim):
+        said = f"and {code} has no such layer; check --code" if code else "pass --head linear"
+        remedy = f"'s head has {fit.dropped} outputs, which is --dim; {said}"
+    elif not code and fit.narrow(module.dim):
         outputs = fit.narrow(module.dim)
         remedy = f"'s last layer has {outputs} outputs, not {module.dim}; pass --dim {outputs}"
     if remedy:

@@ -30,9 +30,10 @@ SAFE = (
     "torch.device",
     "torch.nn.parameter.Parameter",
 )
+_IF_TRUSTED = "if you trust it, submit it with --trust-code and without --arch or --code"
 CODE = {
-    "pt2": "is a .pt2 program, and loading one can run code: if you trust it, pass --trust-code",
-    "torchscript": "is a TorchScript program, which is code: if you trust it, pass --trust-code",
+    "pt2": f"is a .pt2 program, and loading one can run code: {_IF_TRUSTED}",
+    "torchscript": f"is a TorchScript program, which is code: {_IF_TRUSTED}",
 }
 
 

@@ -37,6 +37,8 @@ class Embedder(nn.Module):
         super().__init__()
         self.dim, self.l2norm, self.heads = spec.dim, spec.l2norm, trunk.heads
         self.source = source
+        # A network that is code is what it is: only the width was said of it.
+        self._flags = "--dim" if spec.arch == "external" else "--arch and --dim"
         self.preprocess = Preprocess(spec.input)
         self.trunk = trunk.module
         self.head: nn.Module = nn.Identity()
@@ -54,7 +56,7 @@ class Embedder(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise UserError(
                 f"The model gives an output of shape {tuple(z.shape)}, not (B, {self.dim}): "
-                "check --arch and --dim."
+                f"check {self._flags}."
             )
         z = z.float()
         # normalize divides by max(norm, 1e-12): a zero vector stays zero, its gradient finite.

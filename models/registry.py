@@ -75,18 +75,19 @@ def load(
     *,
     allow_partial: bool = False,
     code: str = "",
+    trust_code: bool = False,
 ) -> "LoadedModel":
     """The model, by name or specification, with its weights, in evaluation mode on the CPU.
 
     `weights_path` replaces the specification's own source. A specification of arch "external" takes
     its module from `code` (FILE.py:build) or from a `.pt2` or TorchScript file as `weights_path`,
-    and only inside `models.trusted.run_in_child`. UserError if anything does not fit.
+    only with `trust_code` and inside `models.trusted.run_in_child`. UserError if anything does not fit.
     """
     from models.loading import load as load_spec
 
     spec = MODELS[model] if isinstance(model, str) else model
     path = None if weights_path is None else Path(weights_path)
-    return load_spec(spec, path, allow_partial=allow_partial, code=code)
+    return load_spec(spec, path, allow_partial=allow_partial, code=code, trust_code=trust_code)
 
 
 def build(spec: ModelSpec) -> "Embedder":

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attacks.errors import UserError
+from attacks.table import unknown
 from models.containment import run_in_child
 from models.limits import Limits, in_child
 from models.torchfile import kind_of
@@ -15,14 +16,17 @@ from models.torchfile import kind_of
 __all__ = ["Limits", "in_child", "load_trusted", "run_in_child"]
 
 
-def load_trusted(source: str | Path) -> nn.Module:
+def load_trusted(source: str | Path, *, trust_code: bool = False) -> nn.Module:
     """The module of FILE.py:build, a `.pt2` or a TorchScript file, in evaluation mode.
 
-    Runs code from `source`; outside the child of `run_in_child` it refuses. UserError names what
+    Runs code from `source`: it refuses unless the user asked for that (`trust_code`; being contained is
+    no such word, for every submission is) and outside the child of `run_in_child`. UserError names what
     is wrong with a file or a build function that does not give an nn.Module.
     """
-    if not in_child():
+    if not trust_code:
         raise UserError(f"{source}: can run code, and is loaded only with --trust-code.")
+    if not in_child():
+        raise UserError(f"{source}: can run code, and is loaded only contained, on Linux or macOS.")
     path, colon, function = str(source).rpartition(":")
     is_code = bool(colon) and path.endswith(".py")
     module = _built(Path(path), function) if is_code else _program(Path(source))
@@ -39,11 +43,17 @@ def _built(path: Path, function: str) -> Any:
     namespace = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(namespace)
-        build = getattr(namespace, function)
-        return build()
+        if hasattr(namespace, function):
+            return getattr(namespace, function)()
     # Foreign code may raise anything; the user needs its sentence, not our traceback.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}:{function} failed: {type(error).__name__}: {error}") from error
+    own = [name for name, value in vars(namespace).items() if _is_own(value, namespace.__name__)]
+    raise UserError(f"{path}: {unknown('function', function, own)}")
+
+
+def _is_own(value: Any, module: str) -> bool:
+    return callable(value) and getattr(value, "__module__", "") == module
 
 
 def _program(path: Path) -> Any:

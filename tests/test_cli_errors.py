@@ -133,6 +133,7 @@ def test_commands_that_make_no_sense(own, arguments, words):
         ("--dataset nowhere/pictures", "nowhere/pictures"),
         ("--dataset cub200 --data-root .", "robustdml data download cub200"),
         ("--code net.py:build", "--trust-code"),
+        ("--code net.py --trust-code", "--code net.py names no function"),
     ],
 )
 def test_flags_that_do_not_fit(own, flags, words):

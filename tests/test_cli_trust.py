@@ -17,7 +17,8 @@ from benchmark import evaluate
 from benchmark.datasets import load_task
 from benchmark.scoring import look
 from leaderboard.records import scan
-from tests.grid_worlds import save_pictures
+from tests.grid_worlds import save_convnet, save_pictures
+from tests.test_checkpoints_hostile import plant
 
 ROOT = Path(__file__).parent.parent
 NET = """
@@ -49,14 +50,19 @@ def place(tmp_path):
     return tmp_path
 
 
+MINE = ("--name", "mine", "--dim", "12", "--dataset", "pictures", "--side", "32", "--norm", "linf")
+
+
 def submit(place, *more):
+    return begin(place, "submit", *more, *MINE, "--suite", "quick", "--device", "cpu")
+
+
+def begin(place, *command, contained="0"):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SECRET": "s3cret"}
-    command = ["submit", *more, "--name", "mine", "--dim", "12", "--dataset", "pictures", "--side", "32"]
-    command += ["--suite", "quick", "--norm", "linf", "--device", "cpu"]
     return subprocess.run(
         [sys.executable, "-m", "benchmark", *command],
         cwd=place,
-        env=environment,
+        env=environment | {"ROBUSTDML_CONTAINED": contained},
         capture_output=True,
         text=True,
         timeout=120,
@@ -82,9 +88,49 @@ def test_code_of_the_users_own_is_run_contained_and_scored(place):
     assert not (place / "results" / "models").exists()
 
 
-def test_without_trust_nothing_of_it_runs(place, robustdml):
-    common = ("--name", "mine", "--dim", "12", "--dataset", "pictures", "--side", "32")
-    assert "--trust-code" in robustdml("submit", "--code", "net.py:build", *common).told
+def export(path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 12)).eval()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.export.export(model, (torch.rand(3, 3, 32, 32),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("contained", ["0", "1"])
+@pytest.mark.parametrize("verb", ["submit", "dry-run"])
+@pytest.mark.parametrize("source", ["code", "pt2", "torchscript"])
+def test_without_trust_nothing_of_it_runs(place, contained, verb, source):
+    """Contained as well: every submission is, and nobody asked for its code."""
+    given = {"code": ("--code", "net.py:build"), "pt2": ("net.pt2",), "torchscript": ("net.ts",)}[source]
+    if source == "pt2":
+        export(place / "net.pt2")
+        plant(place / "net.pt2", place / "seen")
+    if source == "torchscript":
+        torch.jit.save(torch.jit.script(nn.Flatten()), place / "net.ts")
+    done = begin(place, verb, *given, *MINE, contained=contained)
+    assert done.returncode == 2 and "--trust-code" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("Error: ") == 1
+    assert not (place / "seen").exists() and not (place / "results").exists()
+
+
+def test_no_other_command_runs_code_of_a_checkpoint(place):
+    """`run` by a card and by name, and `verify --checkpoint`, contained as they are by default."""
+    export(place / "net.pt2")
+    plant(place / "net.pt2", place / "seen")
+    network = 'name = "mine"\ndim = 12\nhead = "none"\n'
+    weights = '[weights]\nfile = "net.pt2"\n'
+    for arch in ("external", "convnet"):
+        (place / f"{arch}.toml").write_text(f'{network}arch = "{arch}"\n{weights}')
+        for words in (["run", "--model"], ["submit"]):
+            done = begin(place, *words, f"{arch}.toml", *MINE[4:], contained="1")
+            assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    save_convnet(place / "mine.safetensors", channels=3)
+    mine = ("--arch", "convnet", "--option", "width=8", "--dim", "16", *MINE[:2], *MINE[4:])
+    quick = ("--suite", "quick", "--checks", "basic", "--limit-queries", "2")
+    assert begin(place, "submit", "mine.safetensors", *mine, *quick).returncode == 0
+    folder = "results/submissions/mine"
+    done = begin(place, "verify", folder, "--checkpoint", "net.pt2", "--side", "32", contained="1")
+    assert done.returncode == 2 and "submit it with --trust-code" in done.stderr, done.stderr
     assert not (place / "seen").exists()
 
 
@@ -93,6 +139,7 @@ def test_without_trust_nothing_of_it_runs(place, robustdml):
     [
         ("fails", "net.py:fails failed: RuntimeError: their bug"),
         ("dies", "ended by signal 9"),
+        ("bild", "net.py: Unknown function 'bild'; did you mean build?"),
     ],
 )
 def test_code_that_fails_is_a_sentence(place, function, words):
@@ -102,10 +149,7 @@ def test_code_that_fails_is_a_sentence(place, function, words):
 
 
 def test_a_program_is_scored_with_trust_and_not_remembered(place):
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 12)).eval()
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    program = torch.export.export(model, (torch.rand(3, 3, 32, 32),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, place / "net.pt2")
+    export(place / "net.pt2")
     done = submit(place, "net.pt2", "--trust-code")
     assert done.returncode == 0, done.stderr
     assert "mine on pictures" in done.stdout and not (place / "results" / "models").exists()

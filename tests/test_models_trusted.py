@@ -129,6 +129,8 @@ def test_nothing_is_loaded_outside_the_child(tmp_path, monkeypatch):
             monkeypatch.setenv(limits.TOKEN, token)
         with pytest.raises(UserError, match="only with --trust-code"):
             trusted.load_trusted(f"{tmp_path / 'net.py'}:build")
+        with pytest.raises(UserError, match="only contained"):
+            trusted.load_trusted(f"{tmp_path / 'net.py'}:build", trust_code=True)
     assert not marker.exists()
 
 
@@ -156,6 +158,10 @@ def test_everything_that_is_code_loads_in_the_child(tmp_path):
     torch.save(network.state_dict(), tmp_path / "net.pth")
     built = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 5))
     torch.save({"state_dict": built.state_dict()}, tmp_path / "built.pth")
+    more = {"more": {"2.scale": torch.ones(1)}, "headed": {"fc.weight": torch.ones(5, 5)}}
+    for name, weights in more.items():
+        torch.save(built.state_dict() | weights, tmp_path / f"{name}.pth")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
     x = torch.rand(4, 1, 8, 8)
     torch.save({"x": x, "z": network(x).detach(), "b": built(x).detach()}, tmp_path / "x.pth")
     script = f"""
@@ -171,7 +177,7 @@ def test_everything_that_is_code_loads_in_the_child(tmp_path):
         data = torch.load(folder / "x.pth", weights_only=True)
         digests = set()
         for file in ("net.pt2", "net.ts"):
-            loaded = load(card, folder / file)
+            loaded = load(card, folder / file, trust_code=True)
             x = data["x"].clone().requires_grad_()
             z = loaded.module(x)
             assert torch.allclose(z, data["z"], atol=1e-6), file
@@ -181,14 +187,14 @@ def test_everything_that_is_code_loads_in_the_child(tmp_path):
             assert not loaded.module.training
             digests.add(loaded.digest)
         code = f"{{folder / 'net.py'}}:build"
-        with_weights = load(card, folder / "built.pth", code=code)
+        with_weights = load(card, folder / "built.pth", code=code, trust_code=True)
         assert torch.allclose(with_weights.module(data["x"]), data["b"], atol=1e-6)
-        digests |= {{with_weights.digest, load(card, code=code).digest}}
+        digests |= {{with_weights.digest, load(card, code=code, trust_code=True).digest}}
         assert len(digests) == 4
 
         def refuses(said, *args, **kwargs):
             try:
-                load(card, *args, **kwargs)
+                load(card, *args, **{{"trust_code": True}} | kwargs)
             except UserError as error:
                 assert said in str(error) and "\\n" not in str(error), error
             else:
@@ -196,10 +202,16 @@ def test_everything_that_is_code_loads_in_the_child(tmp_path):
 
         refuses("gave a int", code=f"{{folder / 'net.py'}}:number")
         refuses("RuntimeError: their bug", code=f"{{folder / 'net.py'}}:fails")
-        refuses("has no attribute 'none'", code=f"{{folder / 'net.py'}}:none")
+        refuses("net.py: Unknown function 'bild'; did you mean build", code=f"{{folder / 'net.py'}}:bild")
+        refuses("SystemExit: 0", code=f"{{folder / 'ends.py'}}:build")
         refuses("no such file", code=f"{{folder / 'gone.py'}}:build")
         refuses("give --arch instead", folder / "net.pth")
-        refuses("do not fit", folder / "net.pth", code=code)
+        refuses("0 of its 2 tensors are there; check --code.", folder / "net.pth", code=code)
+        refuses("unexpected: 2.scale; check --code " + code, folder / "more.pth", code=code)
+        refuses("which is --dim; and " + code + " has no such layer", folder / "headed.pth", code=code)
+        # Being contained is no word of trust: every submission is.
+        for given in ({{"code": f"{{folder / 'ends.py'}}:build"}}, {{"weights_path": folder / "net.pt2"}}):
+            refuses("only with --trust-code", trust_code=False, **given)
         (folder / "cut.pt2").write_bytes((folder / "net.pt2").read_bytes()[:-500])
         refuses("cut short", folder / "cut.pt2")
     """

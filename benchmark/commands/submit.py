@@ -1,5 +1,6 @@
 """`robustdml submit`: a checkpoint goes in, a row of the board comes out."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -122,6 +123,7 @@ def submit(
     Example: robustdml submit my.safetensors --name mine --arch resnet50 --dim 128 --mean imagenet
     --std imagenet --dataset cars196
     """
+    _check_code(code, trust_code)
     if contained or trust_code:
         places = [] if dry_run else [results]
         fetch = partial(containment.fetch, checkpoint)
@@ -167,7 +169,7 @@ def submit(
         notes=notes,
     )
     weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256
-    submission = Submission(spec, weights, code, allow_partial, expect_clean)
+    submission = Submission(spec, weights, code, allow_partial, trust_code, expect_clean)
     settings = options.settings(device, batch_size, amp, fold, compile_)
     if dry_run:
         return try_out(submission, task_options, norm or [], seed, settings)
@@ -184,3 +186,13 @@ def submit(
         checks=options.checks_level(checks),
         eot=eot or 1,
     )
+
+
+def _check_code(code: str, trusted: bool) -> None:
+    """UserError for --code that names no function, or that nobody said to trust."""
+    from attacks.errors import UserError
+
+    if code and not re.fullmatch(r".+\.py:[^\W\d]\w*", code):
+        raise UserError(f"--code {code} names no function of a file; write --code FILE.py:build.")
+    if code and not trusted:
+        raise UserError(f"--code {code} runs code of the submission; if you trust it, pass --trust-code.")
