@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,13 @@ def _unequal(vectors: Tensor) -> str:
     return "its vectors are not L2-normalised"
 
 
+@dataclass
+class Ran(Summary):
+    """What a run did; `keys`: of every cell that it was for, those included that were there already."""
+
+    keys: set[str] = field(default_factory=set)
+
+
 def run_robrank(
     models: Models,
     tasks: Sequence[RetrievalTask],
@@ -131,16 +139,17 @@ def run_robrank(
     limit_queries: int | None = None,
     shard_size: int = SHARD,
     tick: Tick = quiet,
-) -> Summary:
+) -> Ran:
     """Run every missing shard; a model that cannot be scored is named, and the others go on."""
     require_writable(results)
-    summary = Summary()
+    summary = Ran()
     for whole in tasks:
         task = whole if limit_queries is None else whole.limit(limit_queries)
         for name, load in models:
             try:
                 candidate = load()
                 records = _records(candidate, task, settings, seed, shard_size)
+                summary.keys.update(record.key for record, _ in records)
                 missing = [
                     pair for pair in records if not is_done(ers_path(results, pair[0]), pair[0], read_ers)
                 ]

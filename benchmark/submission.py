@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.candidate import Candidate
-from benchmark.cards import renew_cards
 from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
-from benchmark.commands.show import console, duration, note, out, progress, show_plan, show_rows, show_summary
-from benchmark.grid import GridSpec, Plan, make_plan, run_plan
+from benchmark.commands.show import duration, out, progress, show_plan, show_summary
+from benchmark.grid import GridSpec, make_plan, run_plan
+from benchmark.handing_in import finish, finish_ers
 from benchmark.scoring import Scorer, Settings
 from benchmark.sources import find_task, read_card, save_submitted
 from benchmark.tasks import RetrievalTask
@@ -214,7 +214,10 @@ def score(
     if suite == ROBRANK:
         models, shape = [(name, lambda: candidate)], (norms, seed, limit_queries, shard_size)
         code = score_robrank(models, [task], results, settings, *shape, eot=eot)
-        return code or _remember(submission, results)
+        if not code:
+            _remember(submission, results)
+            finish_ers(results, submission.spec, candidate.averaged(eot).digest, limit_queries is None)
+        return code
     with progress() as tick:
         spec = GridSpec(
             models=[name],
@@ -234,7 +237,7 @@ def score(
     if code:
         return code
     _remember(submission, results)
-    _finish(plan, results, submission.spec)
+    finish(plan, results, submission.spec)
     return 0
 
 
@@ -272,12 +275,11 @@ def try_out(
     return 0
 
 
-def _remember(submission: Submission, results: Path) -> int:
+def _remember(submission: Submission, results: Path) -> None:
     """Keep what loads again by itself: `run` and `compare` then know it by name."""
     external = submission.spec.arch == "external"
     if submission.spec.weights and not external and not submission.allow_partial:
         save_submitted(results, submission.spec)
-    return 0
 
 
 def _require_clean(candidate: Candidate, task: RetrievalTask, settings: Settings, expected: float) -> None:
@@ -290,21 +292,3 @@ def _require_clean(candidate: Candidate, task: RetrievalTask, settings: Settings
             f"The clean R@1 is {found:.3f} and not {expected:.3f} as --expect-clean says; check --mean, "
             "--std, --bgr, --size, --interpolation, --distance and --l2norm."
         )
-
-
-def _finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
-    """Write the entries of what was scored and the submission folder; print each row with its place."""
-    from benchmark.handout import pack
-    from leaderboard.entries import collect, save_entry
-
-    renew_cards(plan)
-    everything, ours = collect(results, note)
-    for entry in ours:
-        save_entry(results, entry)
-    places = {(pairing.task.name, pairing.name) for pairing in plan.pairings}
-    show_rows(everything, places)
-    for name in {entry.model.name for entry in ours} & {pairing.name for pairing in plan.pairings}:
-        folder = pack(results, [entry for entry in ours if entry.model.name == name], spec)
-        said = f"To hand it in: {folder} (docs/submit.md); robustdml verify {folder} checks it."
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
-    console.print("Make the tables and figures with: robustdml leaderboard")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from leaderboard.columns import read_columns
 from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sha256
 from leaderboard.lowering import carry_over
+from leaderboard.namesakes import differences, namesakes
 from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
 from leaderboard.standing import assess, fully_checked
 from leaderboard.sums import field_sums
@@ -29,6 +30,7 @@ __all__ = [
     "entry_text",
     "load_entries",
     "load_entry",
+    "rows_of",
     "same_queries",
     "save_entry",
 ]
@@ -47,7 +49,7 @@ def build_entries(cells: Iterable[Cell], problem: Callable[[str], None] = _log.w
     """Build the entries of all cells: one per dataset, model and norm, each with its status.
 
     Of several cells for one place the board shows the one nearest to a ranked row, then the newest;
-    `problem` is told when they are of different weights or images under one name. Cells of
+    `problem` is told when they are of different models or images under one name. Cells of
     `compare` (suites run alone) make no entry.
     """
     places: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
@@ -60,13 +62,11 @@ def build_entries(cells: Iterable[Cell], problem: Callable[[str], None] = _log.w
             continue
         places[record.dataset.name, record.model.name, record.norm].append(cell)
     chosen = []
-    for (dataset, model, norm), found in sorted(places.items()):
-        if len({(c.record.model.digest, c.record.dataset.digest) for c in found}) > 1:
-            problem(
-                f"{model} on {dataset} ({norm}): results of different weights or images share this "
-                "name; the board shows one of them, so rename or remove the other"
-            )
-        chosen.append(build_entry(max(found, key=_preference)))
+    for _, found in sorted(places.items()):
+        shown = max(found, key=_preference)
+        if said := namesakes(shown, found):
+            problem(said)
+        chosen.append(build_entry(shown))
     return assess(chosen)
 
 
@@ -154,17 +154,21 @@ def load_entries(results: Path, problem: Callable[[str], None] = _log.warning) -
 
 
 def collect(
-    results: Path, problem: Callable[[str], None] = _log.warning, published: Path | None = None
+    results: Path,
+    problem: Callable[[str], None] = _log.warning,
+    published: Path | None = None,
+    cells: Iterable[Cell] | None = None,
 ) -> tuple[list[Entry], list[Entry]]:
     """Give all entries of a results folder, and those of them that were built from its cells.
 
     An entry on disk counts where the folder holds no cell for its place (published rows). `published`:
     a folder like `PUBLISHED` whose entries are shown as well; of two entries for one place the board
     shows the one nearest to a ranked row, then the newest, then that of `results`. What others handed
-    in for such an entry (`leaderboard.contributions`) stays with the one that is shown.
+    in for such an entry (`leaderboard.contributions`) stays with the one that is shown. `cells`: what
+    `scan` found in the folder, where the caller knows.
     """
     stored = {entry.at: entry for entry in load_entries(results, problem)}
-    fresh = build_entries(scan(results, problem=problem), problem)
+    fresh = build_entries(scan(results, problem=problem) if cells is None else cells, problem)
     built = [carry_over(stored.pop(entry.at, None), entry, problem) for entry in fresh]
     local = [*built, *stored.values()]
     others = load_entries(published, problem) if published else []
@@ -174,18 +178,28 @@ def collect(
     return everything, [e for e in everything if (e.at, e.key, e.created) in ours]
 
 
+def rows_of(cells: Iterable[Cell], board: Iterable[Entry]) -> list[Entry]:
+    """The entries of some cells alone, whichever rows of their names the board shows.
+
+    `board`: its entries; what others handed in for the same model and images there lowers these as well.
+    """
+    there = {entry.at: entry for entry in board}
+    fresh = build_entries(cells, lambda told: None)
+    return [carry_over(there.get(entry.at), entry, lambda told: None) for entry in fresh]
+
+
 def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], None]) -> list[Entry]:
     """One entry for each place."""
     chosen = {entry.at: entry for entry in local}
     for entry in others:
         rival = chosen.setdefault(entry.at, entry)
-        if (rival.model.digest, rival.dataset.digest) != (entry.model.digest, entry.dataset.digest):
+        nearer = _nearness(entry, entry.limit) > _nearness(rival, rival.limit)
+        if odd := differences(rival, entry):
             dataset, model, norm = entry.at
             problem(
-                f"{model} on {dataset} ({norm}): the published row of this name has other weights or images; "
-                "the board shows one of them, so give yours another name"
+                f"{model} on {dataset} ({norm}): the published row of this name has other {odd}; the board "
+                f"shows {'the published one' if nearer else 'yours'}, so submit yours under another --name"
             )
-        nearer = _nearness(entry, entry.limit) > _nearness(rival, rival.limit)
         shown, other = (entry, rival) if nearer else (rival, entry)
         chosen[entry.at] = shown if shown is other else carry_over(other, shown, lambda told: None)
     return list(chosen.values())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from leaderboard.entries import (
     save_entry,
 )
 from leaderboard.entry import NEVER, broken_table, build_entry
-from leaderboard.records import BrokenRecord, Cell, Shard
+from leaderboard.records import BrokenRecord, Cell, Shard, cell_path
 from leaderboard.standing import assess, shortfalls
 from leaderboard.statistics import curve_score
 from tests.board_fixtures import KS, MODELS, cell, limited, put
@@ -205,7 +206,33 @@ def test_two_models_of_one_name_are_pointed_out():
     card = first.model.model_copy(update={"digest": "other"})
     second = first.model_copy(update={"model": card, "created": "2027"})
     (got,) = build_entries([Cell(first, frame), Cell(second, frame)], said.append)
-    assert got.model.digest == "other" and "rename" in said[0]
+    assert got.model.digest == "other" and "results of different weights share this name" in said[0]
+    # Both folders are named, the one that is shown first.
+    folders = [str(cell_path(Path(), record).parent) for record in (second, first)]
+    assert f"shows {folders[0]} and leaves out {folders[1]}" in said[0] and "--name" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input": {"mean": [0.5], "bgr": False}}, "different preprocessing (mean) share"),
+        ({"l2norm": True}, "different networks (l2norm) share"),
+        ({"title": "Another title"}, "different weights share"),
+    ],
+)
+def test_what_differs_is_named_as_far_as_records_tell(change, words):
+    said = []
+    first, frame = cell("con-rob", **SMALL)
+    card = first.model.model_copy(update={"input": {"mean": [], "bgr": False}, "l2norm": False})
+    first = first.model_copy(update={"model": card})
+    second = first.model_copy(update={"model": card.model_copy(update={"digest": "other", **change})})
+    build_entries([Cell(first, frame), Cell(second, frame)], said.append)
+    assert len(said) == 1 and words in said[0]
+    images = first.dataset.model_copy(update={"digest": "others"})
+    build_entries(
+        [Cell(first, frame), Cell(first.model_copy(update={"dataset": images}), frame)], said.append
+    )
+    assert "different images share" in said[1]
 
 
 def test_cells_of_compare_and_cells_without_a_match_make_no_row():

@@ -96,7 +96,7 @@ def test_a_published_row_of_other_weights_is_told(source, to, tmp_path):
     put(tmp_path, record.model_copy(update={"model": record.model.model_copy(update={"digest": "x"})}), frame)
     said = []
     leaderboard.entries.collect(tmp_path, said.append, to.parent)
-    assert len(said) == 1 and "published row of this name has other weights" in said[0]
+    assert len(said) == 1 and "published row of this name has other weights; the board shows" in said[0]
 
 
 def test_what_may_not_be_published_is_refused_before_anything_is_written(source, to, tmp_path):

@@ -10,7 +10,9 @@ from attacks.robrank import NAME as ROBRANK
 from benchmark.candidate import Candidate, averaged_name
 from benchmark.commands.show import console, note, out, progress, show_summary
 from benchmark.robrank import NO_TRIALS, Models, run_robrank
-from leaderboard.ers_table import measured, row_text
+from leaderboard.ers import ErsRow, build_row
+from leaderboard.ers_records import scan_ers
+from leaderboard.ers_table import row_text
 
 if TYPE_CHECKING:
     from benchmark.scoring import Settings
@@ -62,11 +64,20 @@ def score_robrank(
             shard_size=shard_size,
             tick=tick,
         )
-    names = {(task.name, name) for task in tasks for name, _ in models}
-    for row in measured(results, note):
-        if (row.dataset.name, row.model.name) in names:
-            out.print(row_text(row), highlight=False, markup=False, soft_wrap=True)
+    for row in _rows(results, summary.keys):
+        out.print(row_text(row), highlight=False, markup=False, soft_wrap=True)
     return show_summary(summary)
+
+
+def _rows(results: Path, keys: set[str]) -> list[ErsRow]:
+    """The rows of the cells that were run for, whatever else has their names; by data set and model."""
+    found = []
+    for cell in (cell for cell in scan_ers(results, note) if cell.record.key in keys):
+        if cell.record.blank or len(cell.frame):
+            found.append(build_row(cell))
+        else:
+            note(f"{cell.record.model.name} on {cell.record.dataset.name}: no query has a match; no row")
+    return sorted(found, key=lambda row: (row.dataset.name, row.model.name))
 
 
 def averaged(models: Models, eot: int) -> Models:

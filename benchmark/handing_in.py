@@ -1,0 +1,99 @@
+"""What comes of a submission: its rows with their places, and the folder to hand in."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.cards import renew_cards
+from benchmark.commands.show import console, note, out
+from benchmark.grid import Plan
+from benchmark.handout import pack
+from leaderboard.board import boards
+from leaderboard.entries import collect, rows_of, save_entry
+from leaderboard.entry import Entry
+from leaderboard.records import scan
+from leaderboard.standing import assess
+from leaderboard.terminal import row_text
+from models.spec import ModelSpec
+
+DEFAULT = Path("results")
+"""Where commands look for results that are told nothing else."""
+
+
+def finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
+    """Write the entries of the folder; print the rows of the plan with their places, and pack them.
+
+    The name alone does not make a row part of the submission: an earlier attempt may have had other weights
+    or other preprocessing. Rows of the same model on other data sets go into the folder, too.
+    """
+    renew_cards(plan)
+    records = [job.records[0] for pairing in plan.pairings for job in pairing.jobs]
+    keys, digests = {r.key for r in records}, {r.model.digest for r in records}
+    datasets = {r.dataset.name for r in records}
+    cells = scan(results, problem=note)
+    everything, ours = collect(results, note, cells=cells)
+    for entry in ours:
+        save_entry(results, entry)
+    scored = rows_of((cell for cell in cells if cell.record.key in keys), everything)
+    others = (c for c in cells if c.record.model.digest in digests and c.record.dataset.name not in datasets)
+    judged, handed = _among([*scored, *rows_of(others, everything)], everything)
+    for board in boards(judged):
+        for row in board.rows:
+            if row.entry.key in keys:
+                out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
+    _tell_hidden(scored, everything)
+    _hand_in(results, handed, spec)
+
+
+def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool) -> None:
+    """Pack ERS beside the rows of the same model, or say what a folder to hand in wants first."""
+    cells = scan(results, problem=lambda told: None) if whole else []
+    everything, _ = collect(results, lambda told: None, cells=cells)
+    rows = rows_of((cell for cell in cells if cell.record.model.digest == digest), everything)
+    if rows:
+        _hand_in(results, _among(rows, everything)[1], spec)
+        return
+    if whole:
+        said = "with a row of the board: submit the same model with --suite standard, too, which packs both"
+    else:
+        said = "over all queries only: leave out --limit-queries"
+    _say(f"ERS is handed in {said}.")
+    _tell_board(results)
+
+
+def _among(rows: Sequence[Entry], everything: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The board with these rows in their places, and these as they stand on it."""
+    places = {entry.at for entry in rows}
+    judged = assess([*rows, *(entry for entry in everything if entry.at not in places)])
+    return judged, [entry for entry in judged if entry.at in places]
+
+
+def _tell_hidden(scored: Sequence[Entry], everything: Sequence[Entry]) -> None:
+    """Say where the board goes on showing another row of the same model; of other ones `collect` tells."""
+    shown = {entry.at: entry for entry in everything}
+    for entry in scored:
+        other = shown[entry.at]
+        if other.key != entry.key and other.model.digest == entry.model.digest:
+            dataset, model, norm = entry.at
+            note(
+                f"{model} on {dataset} ({norm}): the board shows the row of suite {other.suite.name} over "
+                f"{other.queries:,} queries, which is nearer to a rank"
+            )
+
+
+def _hand_in(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> None:
+    for name in sorted({entry.model.name for entry in entries}):
+        own = [entry for entry in entries if entry.model.name == name]
+        folder = pack(results, own, spec)
+        held = ", ".join(f"{entry.dataset.name} {entry.norm}" for entry in own)
+        _say(f"To hand it in ({held}): {folder} (docs/submit.md); robustdml verify {folder} checks it.")
+    _tell_board(results)
+
+
+def _tell_board(results: Path) -> None:
+    place = "" if results == DEFAULT else f" --results {shlex.quote(str(results))}"
+    _say(f"Make the tables and figures with: robustdml leaderboard{place}")
+
+
+def _say(said: str) -> None:
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
