@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from attacks.errors import UserError
 from attacks.table import unknown
+from benchmark import SHARD
 from benchmark.candidate import Candidate
 from benchmark.cells import ChecksLevel
-from benchmark.commands.robrank import ROBRANK, refuse_full, score_robrank
+from benchmark.commands.robrank import ROBRANK, refuse_full, require_linf, score_robrank
 from benchmark.commands.show import duration, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.handing_in import finish, finish_ers
@@ -244,29 +245,53 @@ def score(
 def try_out(
     submission: Submission,
     task_options: tuple[str, Path | None, int],
+    *,
+    suite: str,
     norms: list[str],
+    limit_queries: int | None,
     seed: int,
     settings: Settings,
+    checks: ChecksLevel | None = None,
+    eot: int = 1,
 ) -> int:
     """Every step of `score` on a few queries; say what works, what it would cost, what the card lacks."""
     from benchmark.datasets import load_task
     from benchmark.dry_run import dry_run
     from leaderboard.published import lacking
 
+    refuse_full([suite], checks)
+    if suite == ROBRANK:
+        require_linf(norms)
+        norms = ["linf"]
     name, root, side = task_options
     candidate = submission.load()
     task = load_task(name, root, side=side)  # not hashed: that would read every image
+    asked = GridSpec(
+        models=[submission.spec.name],
+        datasets=[task.name],
+        suites=[suite],
+        norms=norms,
+        seed=seed,
+        limit_queries=limit_queries,
+        shard_size=SHARD,
+        eot=eot,
+    )
     with progress() as tick:
-        rows, seconds = dry_run(candidate, submission.spec, task, norms, seed, settings, tick)
+        rows, seconds = dry_run(candidate, submission.spec, task, asked, settings, tick)
     row = rows[0]
-    asked = "1 query was" if row.queries == 1 else f"{row.queries} queries were"
+    count = "1 query was" if row.queries == 1 else f"{row.queries} queries were"
+    queries = min(limit_queries or len(task.query), len(task.query))
+    beside = "" if checks == "basic" or suite == ROBRANK else ", beside the full trust checks"
+    early = "" if suite == ROBRANK else "; queries that break leave early, and a tenth of that is usual"
     lines = [
-        f"Dry run of {row.model.name} on {task.name}: everything works. {asked} attacked "
+        f"Dry run of {row.model.name} on {task.name}: everything works. {count} attacked "
         f"with {row.suite.name} in {', '.join(r.norm for r in rows)}, entered, packed and verified; nothing "
         "was kept, and the figures of so few would mean nothing.",
-        f"submit: {len(task.query):,} queries, at most {duration(seconds)} at the measured rate, beside the "
-        "full trust checks; queries that break leave early, and a tenth of that is usual.",
+        f"submit: {queries:,} queries of {suite}, at most {duration(seconds)} at the measured rate"
+        f"{beside}{early}.",
     ]
+    if submission.expect_clean is not None:
+        lines.append("submit: --expect-clean is checked there, once every image is embedded.")
     missing = lacking(row)
     said = ", ".join(f"--{field.replace('_', '-')}" for field in missing)
     lines.append(f"The card does not say: {said}." if missing else "The card is complete.")

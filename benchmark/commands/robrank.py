@@ -30,6 +30,12 @@ def refuse_full(suites: Sequence[str], checks: str | None) -> None:
         )
 
 
+def require_linf(norms: Sequence[str]) -> None:
+    """Raise UserError for norms among which the suite's own is not; none stands for all."""
+    if norms and "linf" not in norms:
+        raise UserError(f"The suite {ROBRANK} is defined in L-inf only; leave out --norm or pass linf.")
+
+
 def score_robrank(
     models: Models,
     tasks: "Sequence[RetrievalTask]",
@@ -46,8 +52,7 @@ def score_robrank(
 
     `eot` above 1 scores the mean of so many passes of each model, as a model of its own.
     """
-    if norms and "linf" not in norms:
-        raise UserError(f"The suite {ROBRANK} is defined in L-inf only; leave out --norm or pass linf.")
+    require_linf(norms)
     if plan_only:
         mean = f", each the mean of {eot}" if eot > 1 else ""
         console.print(f"Suite {ROBRANK}: 9 searches of 32 passes per query (forward with backward){mean}.")

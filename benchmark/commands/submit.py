@@ -3,7 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Context, Option
 
@@ -171,21 +171,18 @@ def submit(
     weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256
     submission = Submission(spec, weights, code, allow_partial, trust_code, expect_clean)
     settings = options.settings(device, batch_size, amp, fold, compile_)
+    how: dict[str, Any] = {
+        "suite": suite,
+        "norms": norm or [],
+        "limit_queries": limit_queries,
+        "seed": seed,
+        "settings": settings,
+        "checks": options.checks_level(checks),
+        "eot": eot or 1,
+    }
     if dry_run:
-        return try_out(submission, task_options, norm or [], seed, settings)
-    return score(
-        submission,
-        task_options,
-        results=results,
-        suite=suite,
-        norms=norm or [],
-        limit_queries=limit_queries,
-        seed=seed,
-        shard_size=shard_size,
-        settings=settings,
-        checks=options.checks_level(checks),
-        eot=eot or 1,
-    )
+        return try_out(submission, task_options, **how)
+    return score(submission, task_options, results=results, shard_size=shard_size, **how)
 
 
 def _check_code(code: str, trusted: bool) -> None:
