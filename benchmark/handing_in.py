@@ -24,18 +24,20 @@ def finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
     """Write the entries of the folder; print the rows of the plan with their places, and pack them.
 
     The name alone does not make a row part of the submission: an earlier attempt may have had other weights
-    or other preprocessing. Rows of the same model on other data sets go into the folder, too.
+    or other preprocessing. Rows of the same model on other data sets or in other norms go into the
+    folder, too.
     """
     renew_cards(plan)
     records = [job.records[0] for pairing in plan.pairings for job in pairing.jobs]
     keys, digests = {r.key for r in records}, {r.model.digest for r in records}
-    datasets = {r.dataset.name for r in records}
+    places = {(r.dataset.name, r.norm) for r in records}
     cells = scan(results, problem=note)
     everything, ours = collect(results, note, cells=cells)
     for entry in ours:
         save_entry(results, entry)
     scored = rows_of((cell for cell in cells if cell.record.key in keys), everything)
-    others = (c for c in cells if c.record.model.digest in digests and c.record.dataset.name not in datasets)
+    same = (cell for cell in cells if cell.record.model.digest in digests)
+    others = (cell for cell in same if (cell.record.dataset.name, cell.record.norm) not in places)
     judged, handed = _among([*scored, *rows_of(others, everything)], everything)
     for board in boards(judged):
         for row in board.rows:

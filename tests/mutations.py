@@ -110,6 +110,13 @@ MUTATIONS = (
         RETRIEVAL,
     ),
     Mutation(
+        "equal similarities are told apart by how their sums were rounded",
+        "attacks/retrieval.py",
+        "1e-6 * scale, 1e-12 * scale",
+        "1e-6 * scale, 0.0 * scale",
+        RETRIEVAL,
+    ),
+    Mutation(
         "trap 12: a random start used for the gradient and then dropped",
         "attacks/searches/base.py",
         "    state.point.add_(spread(length, slope) * budget.ascent(slope))\n",
@@ -525,10 +532,24 @@ MUTATIONS = (
         CHECKS,
     ),
     Mutation(
+        "of a random model the unluckiest answer counts",
+        "attacks/engine.py",
+        "        stands[worth] = np.minimum(rank[worth], again)\n",
+        "",
+        CHECKS,
+    ),
+    Mutation(
+        "what a probe breaks is divided by queries that it never saw",
+        "leaderboard/misses.py",
+        "queries * done.share",
+        "1.0 * queries",
+        CHECKS,
+    ),
+    Mutation(
         "random models are attacked by the full checks as if they were not",
         "benchmark/checks/full.py",
-        "    if random:\n",
-        "    if False:\n",
+        "    if random and not",
+        "    if False and not",
         CHECKS,
     ),
     Mutation(
