@@ -34,7 +34,7 @@ from models.limits import lacks_memory, or_more_memory
 FRESH = 8
 """More means of passes of a random model that must bear out, averaged, what the attacks found."""
 
-_SMALL = 64  # pixels a side
+_BATCHES = ((32, 256), (64, 128))  # pixels a side, rows
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Tick = Callable[[str, int, int], None]
@@ -70,13 +70,14 @@ class Settings:
     def pick_batch(self, shape: Sequence[int]) -> int:
         """Rows per pass, for images of `shape` (C, H, W).
 
-        A CPU takes as long per image at any size above 16, so small images come in batches of 128, which
-        quarters what the engine adds, and larger ones in batches of 32, for the memory.
+        A CPU takes as long per image at any size above 16, so the smaller the images the larger the batch,
+        which divides what the engine adds to each pass; how large is a matter of memory.
         """
         if self.batch is not None:
             return self.batch
-        small = shape[-1] * shape[-2] <= _SMALL * _SMALL
-        return 128 if small or self.pick_device().type != "cpu" else 32
+        if self.pick_device().type != "cpu":
+            return 128
+        return next((rows for side, rows in _BATCHES if shape[-1] * shape[-2] <= side * side), 32)
 
     def pick_workers(self) -> int:
         """Pools side by side: one for each core that torch may use, on a CPU.
