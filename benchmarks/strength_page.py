@@ -56,7 +56,7 @@ def _models_table(found: Iterable[Judged]) -> str:
     for one in found:
         groups.setdefault((one.model, one.norm), []).append(one)
     lines = []
-    for (model, norm), rivals in groups.items():
+    for (model, norm), rivals in sorted(groups.items()):
         near = max(rivals, key=lambda one: one.difference)
         alone = max(rivals, key=lambda one: one.only)
         by = alone.rival if alone.only > 0 else BLANK
@@ -71,7 +71,7 @@ def _models_table(found: Iterable[Judged]) -> str:
 
 def _rivals_table(found: Sequence[Judged]) -> str:
     """A line per rival, a column per model; what is beyond a limit is bold."""
-    models = list(dict.fromkeys(one.model for one in found))
+    models = sorted({one.model for one in found})
     cells = {(one.rival, one.model): one for one in found}
     lines = []
     for rival in sorted({one.rival for one in found}):
