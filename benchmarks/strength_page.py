@@ -14,7 +14,8 @@ def markdown(found: Findings) -> str:
         f"Digest {' and '.join(found.digests)}; {found.dataset}; written by `python -m benchmarks.rivals`. "
         "Each rival runs alone. Difference: by how many points the suite's R@k lies above the rival's; only "
         "rival: the share of queries, in percent, that the rival breaks and the suite does not; each the "
-        "worst over all budgets and ks. A rival that was run again on more queries is judged by those. "
+        "worst over all budgets and ks. A rival that was run again on more queries is judged by those; "
+        "that was done where 200 were beyond a limit, so what holds on 200 has not been put to all. "
         "Passes are forward passes per query, of all budgets together.",
         found.ending(),
         "## Each model",
