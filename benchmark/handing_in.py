@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cards import renew_cards
-from benchmark.commands.show import console, note, out
+from benchmark.commands.show import console, note, show_rows
 from benchmark.grid import Plan
 from benchmark.handout import pack
-from leaderboard.board import boards
 from leaderboard.entries import collect, rows_of, save_entry
 from leaderboard.entry import Entry
 from leaderboard.records import scan
 from leaderboard.standing import assess
-from leaderboard.terminal import row_text
 from models.spec import ModelSpec
 
 DEFAULT = Path("results")
@@ -39,10 +37,7 @@ def finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
     same = (cell for cell in cells if cell.record.model.digest in digests)
     others = (cell for cell in same if (cell.record.dataset.name, cell.record.norm) not in places)
     judged, handed = _among([*scored, *rows_of(others, everything)], everything)
-    for board in boards(judged):
-        for row in board.rows:
-            if row.entry.key in keys:
-                out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
+    show_rows(judged, lambda entry: entry.key in keys)
     _tell_hidden(scored, everything)
     _hand_in(results, handed, spec)
 

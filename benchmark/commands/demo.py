@@ -53,7 +53,8 @@ def demo(
         code = max(pool.map(score, SCORED))
     if code:
         return code
-    show_rows(build_entries(scan(out / "results", problem=note), note), {("glyphs", name) for name in SCORED})
+    rows = build_entries(scan(out / "results", problem=note), note)
+    show_rows(rows, lambda row: row.dataset.name == "glyphs" and row.model.name in SCORED)
     written = write(out / "results", out / "leaderboard", note, PUBLISHED)
     console.print(
         f"{len(written)} files written. The board shows the published rows, which have full trust checks; "

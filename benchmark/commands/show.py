@@ -1,7 +1,7 @@
 """What a long command shows: the plan and its cost first, then progress, then what came of it."""
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -133,14 +133,14 @@ def note(said: str) -> None:
     console.print(f"Note: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_rows(entries: "Iterable[Entry]", places: "Container[tuple[str, str]]") -> None:
-    """Print the rows of some places (data set and model), each with where it stands among all entries."""
+def show_rows(entries: "Iterable[Entry]", wanted: "Callable[[Entry], bool]") -> None:
+    """Print the wanted rows, each with where it stands among all entries."""
     from leaderboard.board import boards
     from leaderboard.terminal import row_text
 
     for board in boards(entries):
         for row in board.rows:
-            if (board.dataset, row.entry.model.name) in places:
+            if wanted(row.entry):
                 out.print(row_text(board, row), highlight=False, markup=False, soft_wrap=True)
 
 
