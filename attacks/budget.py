@@ -61,10 +61,13 @@ class Budget(ABC):
 
     Images are (rows, ...) float32; whatever follows the first dimension is one image. Radii of
     different rows may differ, so every method takes them as a (rows,) tensor.
+
+    `picks`: `sample` needs a number for how far out a point lies.
     """
 
     radius: str
     norm: ClassVar[str]
+    picks: ClassVar[bool] = True
 
     @property
     def eps(self) -> float:
@@ -148,6 +151,7 @@ class Linf(Budget):
     """No pixel moves by more than the radius."""
 
     norm = "linf"
+    picks = False
 
     @property
     def limit(self) -> float:

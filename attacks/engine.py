@@ -1,9 +1,9 @@
 """The loop that every stepped attack shares.
 
 Rows are queries in a pool of constant size: a row that has broken all it can, or has used its steps,
-leaves, and the next query takes its place, so that every pass is full. At each turn the pool is
-embedded once; from that pass come the rank (what is claimed), the choice of match and impostors
-(what the objective sees) and the gradient (what the search follows).
+leaves, and the next query takes its place, so that every pass is full. Rows may be at different
+budgets. At each turn the pool is embedded once; from that pass come the rank (what is claimed), the
+choice of match and impostors (what the objective sees) and the gradient (what the search follows).
 
 On a CPU several pools run side by side, one core each: a small network keeps one core busier than
 two, and one pool's bookkeeping hides behind another's passes. A query is in one pool at a time and
@@ -11,9 +11,8 @@ nothing that is found depends on which.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,13 +23,14 @@ from attacks import noise
 from attacks.attack import Attack
 from attacks.errors import UserError
 from attacks.objectives import Transfer
-from attacks.pool import Pool, Waiting
+from attacks.pool import Pool
 from attacks.record import Record
 from attacks.retrieval import Marks, Standing
 from attacks.searches import Search
 from attacks.stages import Stage, stages
 from attacks.surrogate import Surrogate
 from attacks.victim import SMALLEST_BATCH, Victim
+from attacks.waiting import Waiting
 from attacks.whole import run_whole
 
 
@@ -87,23 +87,23 @@ class Run:
         for restart in range(attack.restarts):
             seed = noise.key(self.seed, attack.name, restart)
             for stage in stages(self.record, attack, number, seed):
-                rows = every[stage.aims(every, np.zeros_like(every), self.record.clean[every]) > 0]
-                shown[rows] = True
-                self.tick.begin(len(rows))
-                self._stage(stage, rows)
+                at = stage.enter(every, np.zeros_like(every))
+                some = at < len(stage.budgets)
+                shown[every[some]] = True
+                self.tick.begin(int(some.sum()))
+                self._stage(stage, every[some], at[some])
         return np.flatnonzero(shown)
 
-    def _stage(self, stage: Stage, rows: np.ndarray) -> None:
+    def _stage(self, stage: Stage, rows: np.ndarray, at: np.ndarray) -> None:
         search = stage.attack.search
         if not isinstance(search, Search):
             run_whole(self, stage, search, rows)
             return
-        clean = self.record.clean[rows]
-        waiting: Waiting = deque(
-            (row, 0, own) for row, own in zip(rows.tolist(), clean.tolist(), strict=True)
-        )
         count = max(1, min(self.workers, len(rows) // SMALLEST_BATCH))
         size = min(self.batch, -(-max(1, len(rows)) // count))
+        # Neighbours are of one class and break alike, so the pools get every so-manieth row.
+        order = np.argsort(np.arange(len(rows)) % count, kind="stable")
+        waiting = Waiting(rows[order], at[order], self.record.clean[rows[order]])
         pools = [Pool(self, stage, search, waiting, size) for _ in range(count)]
         if count == 1:
             pools[0].run()
@@ -119,7 +119,8 @@ class Run:
                 len(pools), initializer=torch.set_num_threads, initargs=(share,)
             ) as threads:
                 try:
-                    for done in [threads.submit(pool.run) for pool in pools]:
+                    under_way = [threads.submit(pool.run) for pool in pools]
+                    for done in wait(under_way, return_when=FIRST_EXCEPTION).done:
                         done.result()
                 except BaseException:
                     self.stop.set()

@@ -1,7 +1,9 @@
 """The rows of a stepped search that are under way together."""
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,21 +13,21 @@ from torch import Tensor
 from attacks.objectives import Scene
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
+from attacks.victim import SMALLEST_BATCH
+from attacks.waiting import Place, Waiting
 
 if TYPE_CHECKING:
     from attacks.engine import Run
 
-Waiting = deque[tuple[int, int, int]]
-"""Queries that wait for a place: (row, the largest k it was tried on already, the rank it reached)."""
+# Queries enter a pool when they are more than this part of it. Measured with PGD of 20 steps on the convnet.
+_TOGETHER = 8
 
 
 @dataclass
 class _Final:
-    """A row out of steps: its last probes (P, C, H, W) and its clean image (C, H, W)."""
+    """A row out of steps: where it stands, its last probes (P, C, H, W), its clean image (C, H, W)."""
 
-    row: int
-    tried: int
-    own: int
+    place: Place
     x: Tensor
     origin: Tensor
 
@@ -38,10 +40,9 @@ class Pool:
         self.waiting, self.size = waiting, size
         self.objective, self.last = stage.attack.objective, stage.attack.last
         self.surrogate = run.surrogate_of(stage.attack)
-        self.rows = np.empty(0, np.int64)
-        self.aim = np.empty(0, np.int64)
-        self.tried, self.own = np.empty(0, np.int64), np.empty(0, np.int64)
-        self.t, self.pace = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.rows, self.at, self.tried, self.own, self.aim, self.t, self.pace = (
+            np.empty(0, np.int64) for _ in range(7)
+        )
         self.state: State | None = None
         self.radii = np.array([0.0, *(b.eps for b in run.record.budgets)], np.float32)
         self.final: list[_Final] = []
@@ -52,32 +53,43 @@ class Pool:
             self._fill()
             if len(self.rows):
                 self._turn()
-            if len(self.final) >= self.size or not (self.waiting or len(self.rows)):
+            if self._due():
                 self._settle()
-            if not (self.waiting or len(self.rows) or self.final):
+            if not (len(self.rows) or self.final or self.waiting.more(self.of.stop)):
                 return
 
+    def _due(self) -> bool:
+        """Whether to look at last iterates: they fill a pass, or others wait for what comes back."""
+        if len(self.final) >= self.size or not len(self.rows):
+            return bool(self.final)
+        return not self.waiting and len(self.final) >= max(SMALLEST_BATCH, len(self.rows))
+
     def _fill(self) -> None:
-        """Take queries into the places of those that left."""
-        new: list[tuple[int, int, int]] = []
-        while len(self.rows) + len(new) < self.size:
-            try:
-                new.append(self.waiting.popleft())
-            except IndexError:  # another pool may have taken the last one
-                break
-        if not new:
+        """Take queries into the places of those that left, some together: all state moves at each start."""
+        free, few = self.size - len(self.rows), len(self.rows) // _TOGETHER
+        if min(free, len(self.waiting)) <= few:
             return
-        rows, tried, own = (np.array(column, np.int64) for column in zip(*new, strict=True))
+        places = sorted(self.waiting.take(free), key=attrgetter("at"))
+        for at, some in groupby(places, key=attrgetter("at")):
+            self._begin(at, list(some))
+
+    def _begin(self, at: int, places: list[Place]) -> None:
+        """Start queries at one of the budgets."""
+        rows, each_at, tried, own = (np.array(column, np.int64) for column in zip(*places, strict=True))
         x = self.of.load(rows)
         ids = self.of.queries.ids[rows].tolist()
-        fresh = self.search.start(x, self.stage.budget, ids, self.stage.seed)
+        fresh = self.search.start(x, self.stage.budgets[at], ids, self.stage.seed)
         self.state = fresh if self.state is None else join(self.state, fresh)
-        self.rows = np.concatenate([self.rows, rows])
-        self.tried = np.concatenate([self.tried, tried])
-        self.own = np.concatenate([self.own, own])
-        self.aim = np.concatenate([self.aim, self.stage.aims(rows, tried, own)])
-        self.t = np.concatenate([self.t, np.zeros(len(rows), np.int64)])
-        self.pace = np.concatenate([self.pace, np.ones(len(rows), np.int64)])
+        aim = self.stage.aims(rows, each_at, tried, own)
+        new = (rows, each_at, tried, own, aim, np.zeros_like(rows), np.ones_like(rows))
+        self._take([np.concatenate(pair) for pair in zip(self._each(), new, strict=True)])
+
+    def _each(self) -> tuple[np.ndarray, ...]:
+        """What is kept of every row in the pool, all (rows,) int64."""
+        return self.rows, self.at, self.tried, self.own, self.aim, self.t, self.pace
+
+    def _take(self, columns: Sequence[np.ndarray]) -> None:
+        self.rows, self.at, self.tried, self.own, self.aim, self.t, self.pace = columns
 
     def _turn(self) -> None:
         """One pass: look, claim, follow the gradient, let finished rows go."""
@@ -134,7 +146,7 @@ class Pool:
 
     def _move_aims(self) -> np.ndarray:
         """Let each row aim at what is left for it; returns the rows whose running bests mean nothing now."""
-        before, self.aim = self.aim, self.stage.aims(self.rows, self.tried, self.own)
+        before, self.aim = self.aim, self.stage.aims(self.rows, self.at, self.tried, self.own)
         changed = (before != self.aim) & (self.aim > 0) & self.objective.aimed
         self.t[changed] = 0
         self.pace[changed] = self.search.pace
@@ -161,18 +173,27 @@ class Pool:
         if self.last:
             done |= spent
         elif spent.any():
-            done |= spent & (self.stage.aims(self.rows, self.tried, self.own) == 0)
+            done |= spent & (self.stage.aims(self.rows, self.at, self.tried, self.own) == 0)
         if not done.any():
             return
         for i in np.flatnonzero(done & spent):
-            row, tried, own = int(self.rows[i]), int(self.tried[i]), int(self.own[i])
-            self.final.append(_Final(row, tried, own, self.state.x[i], self.state.origin[i]))
-        self.of.through(int((done & ~spent).sum()))
+            place = Place(*(int(column[i]) for column in self._each()[:4]))
+            self.final.append(_Final(place, self.state.x[i], self.state.origin[i]))
+        broken = done & ~spent
+        self._move_on(self.rows[broken], self.at[broken])
         stay = ~done
         self.state = keep(self.state, self._tensor(stay))
-        self.rows, self.aim, self.tried, self.own, self.t, self.pace = (
-            values[stay] for values in (self.rows, self.aim, self.tried, self.own, self.t, self.pace)
-        )
+        self._take([column[stay] for column in self._each()])
+
+    def _move_on(self, rows: np.ndarray, at: np.ndarray, back: Sequence[Place] = ()) -> None:
+        """Send rows that are done at their budgets on to the next; `back` are to wait where they were."""
+        following = self.stage.enter(rows, at + 1)
+        gone = following == len(self.stage.budgets)
+        self.of.through(int(gone.sum()))
+        own = self.of.record.clean[rows]
+        columns = (column[~gone].tolist() for column in (rows, following, np.zeros_like(rows), own))
+        on = [Place(*each) for each in zip(*columns, strict=True)]
+        self.waiting.give([*back, *on], int(gone.sum()))
 
     def _goal(self) -> Tensor:
         """The radius of the largest budget at which each row's aim still holds, 0 for none: (rows,)."""
@@ -182,20 +203,16 @@ class Pool:
     def _settle(self) -> None:
         """Look at last iterates; a row that breaks its aim only there goes back for the next one."""
         final, self.final = self.final, []
-        if not final:
-            return
         probes = final[0].x.shape[0]
-        rows = np.array([one.row for one in final])
+        rows, at, tried, own = (
+            np.array(column) for column in zip(*(one.place for one in final), strict=True)
+        )
         x = torch.cat([one.x for one in final])
         origin = torch.stack([one.origin for one in final]).repeat_interleave(probes, 0)
         reached = self.of.check(self.stage, np.repeat(rows, probes), x, origin).reshape(-1, probes).max(1)
-        tried, own = (
-            np.array(column) for column in zip(*((one.tried, one.own) for one in final), strict=True)
-        )
         own = np.maximum(own, reached)
-        aims = self.stage.aims(rows, tried, own)
-        again = self.objective.aimed and not self.last
-        whole = zip(rows.tolist(), tried.tolist(), own.tolist(), strict=True)
-        back = [one for one, aim in zip(whole, aims, strict=True) if again and aim]
-        self.waiting.extend(back)
-        self.of.through(len(final) - len(back))
+        again = np.zeros(len(rows), bool)
+        if self.objective.aimed and not self.last:
+            again = self.stage.aims(rows, at, tried, own) > 0
+        columns = (column[again].tolist() for column in (rows, at, tried, own))
+        self._move_on(rows[~again], at[~again], [Place(*each) for each in zip(*columns, strict=True)])

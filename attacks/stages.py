@@ -10,53 +10,74 @@ from attacks.budget import Budget
 from attacks.record import Record
 from attacks.searches import Search
 
-Aims = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Aims = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass
 class Stage:
-    """One pass of an attack over some queries: at one budget, or (min-norm) under the largest one.
+    """One pass of an attack over some queries, each through these budgets, the largest first.
 
     `known` is the record that leads the way: of this attack's own findings where it goes its own way.
 
-    `aims(rows, tried, own)` says which k each row is to break next, 0 where there is none; `tried` is the
-    largest k that the row has used up its steps on, `own` the largest rank that it has reached on its
-    way (the clean one at first). All are (rows,) int64.
+    `aims(rows, at, tried, own)` says which k each row is to break next, 0 where there is none; `at` is the
+    index (in `budgets`) of the budget that the row is at, `tried` the largest k that it has used up its
+    steps on there, `own` the largest rank that it has reached on its way (the clean one at first). All
+    are (rows,) int64.
     """
 
     attack: Attack
     number: int
-    budget: Budget
+    budgets: tuple[Budget, ...]
     seed: int
     known: Record
     aims: Aims
 
+    @property
+    def budget(self) -> Budget:
+        """The largest budget, which stands for the norm of all."""
+        return self.budgets[0]
+
+    def enter(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The first budget from `at` (rows,) on at which a row has an aim, their number if none: (rows,)."""
+        at, none = at.copy(), np.zeros_like(rows)
+        while True:
+            idle = np.flatnonzero(at < len(self.budgets))
+            some = rows[idle]
+            aims = self.aims(some, at[idle], none[idle], self.known.clean[some])
+            idle = idle[aims == 0]
+            if not len(idle):
+                return at
+            at[idle] += 1
+
 
 def stages(record: Record, attack: Attack, number: int, seed: int) -> Iterator[Stage]:
     """The passes of an attack in their order; each looks at what the record holds when it begins."""
-    stepped = isinstance(attack.search, Search)
-    if stepped and attack.min_norm:
+    largest = record.budgets[-1]
+    if not isinstance(attack.search, Search):
+        for index in [0] if attack.min_norm else range(len(record.budgets)):
+            budget = largest if attack.min_norm else record.budgets[index]
+            yield Stage(attack, number, (budget,), seed, record, _whole(record, index))
+    elif attack.min_norm:
         own = record.blank()
-        yield Stage(attack, number, record.budgets[-1], seed, own, _min_norm(record, own))
-        return
-    for budget, aims in (_per_budget if stepped else _whole)(record, attack):
-        yield Stage(attack, number, budget, seed, record, aims)
+        yield Stage(attack, number, (largest,), seed, own, _min_norm(record, own))
+    else:
+        falling = list(reversed(range(len(record.budgets))))
+        for part in [falling] if attack.search.own_radii else [[index] for index in falling]:
+            budgets = tuple(record.budgets[index] for index in part)
+            yield Stage(attack, number, budgets, seed, record, _per_budget(record, np.array(part)))
 
 
-def _whole(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
-    """A `Whole` search aims at k = 1: at each budget, or (min-norm) once under the largest one."""
-    last = len(record.budgets) - 1
-    for index in [last] if attack.min_norm else range(last + 1):
+def _whole(record: Record, index: int) -> Aims:
+    """A `Whole` search aims at k = 1: at each budget, or (min-norm) once, by what the smallest one holds."""
 
-        def aims(
-            rows: np.ndarray, tried: np.ndarray, own: np.ndarray, at: int = 0 if attack.min_norm else index
-        ) -> np.ndarray:
-            return ((record.rank[at, rows] <= 1) & (record.reach[rows] >= 1) & (tried < 1)).astype(np.int64)
+    def aims(rows: np.ndarray, at: np.ndarray, tried: np.ndarray, own: np.ndarray) -> np.ndarray:
+        holds = (record.rank[index, rows] <= 1) & (record.reach[rows] >= 1)
+        return (holds & (tried < 1)).astype(np.int64)
 
-        yield record.budgets[index], aims
+    return aims
 
 
-def _per_budget(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]:
+def _per_budget(record: Record, indices: np.ndarray) -> Aims:
     """Largest budget first; a smaller one is tried on what the next larger one broke.
 
     On a robust model this saves a third of the passes of going up (measured: after a min-norm search
@@ -67,14 +88,14 @@ def _per_budget(record: Record, attack: Attack) -> Iterator[tuple[Budget, Aims]]
     starts cold at a large k misses what the way there finds. So an attack finds in a suite what it
     finds alone.
     """
-    for index, budget in reversed(list(enumerate(record.budgets))):
 
-        def aims(rows: np.ndarray, tried: np.ndarray, own: np.ndarray, index: int = index) -> np.ndarray:
-            # What the record did not take (a claim that failed) does not count for the row either.
-            next_k = record.smallest(np.minimum(own, record.rank[index, rows]))
-            return np.where((record.aim(index, rows) > 0) & (next_k > tried), next_k, 0)
+    def aims(rows: np.ndarray, at: np.ndarray, tried: np.ndarray, own: np.ndarray) -> np.ndarray:
+        index = indices[at]
+        # What the record did not take (a claim that failed) does not count for the row either.
+        next_k = record.smallest(np.minimum(own, record.rank[index, rows]))
+        return np.where((record.aim(index, rows) > 0) & (next_k > tried), next_k, 0)
 
-        yield budget, aims
+    return aims
 
 
 def _min_norm(record: Record, own: Record) -> Aims:
@@ -86,7 +107,7 @@ def _min_norm(record: Record, own: Record) -> Aims:
     alone, and finds what it finds alone.
     """
 
-    def aims(rows: np.ndarray, tried: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    def aims(rows: np.ndarray, at: np.ndarray, tried: np.ndarray, reached: np.ndarray) -> np.ndarray:
         aim, floor = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
         last = len(own.budgets) - 1
         for k in own.ks:

@@ -76,7 +76,7 @@ MUTATIONS = (
     Mutation(
         "trap 7: an index into a masked vector used as a place in the gallery",
         "attacks/retrieval.py",
-        "            return self._similarity.max(1, keepdim=True)\n",
+        "            return _largest(self._similarity)\n",
         "            some = self._similarity[:, torch.isfinite(self._similarity[0])]\n"
         "            return some.max(1, keepdim=True)\n",
         RETRIEVAL,
@@ -326,6 +326,34 @@ MUTATIONS = (
         "[kind(one, seed, [own], turn) for seed, own, turn in every]",
         "[kind(one, s, [row], turn) for row, (s, _, turn) in enumerate(every)]",
         SEARCHES,
+    ),
+    Mutation(
+        "in a shared pool every query begins at the largest budget",
+        "attacks/pool.py",
+        "self.search.start(x, self.stage.budgets[at], ids, self.stage.seed)",
+        "self.search.start(x, self.stage.budget, ids, self.stage.seed)",
+        "tests/test_pools.py",
+    ),
+    Mutation(
+        "a query that is through at one budget leaves without the smaller ones",
+        "attacks/pool.py",
+        "gone = following == len(self.stage.budgets)",
+        "gone = following > 0",
+        "tests/test_pools.py",
+    ),
+    Mutation(
+        "a search that needs the radius itself shares its pool",
+        "attacks/searches/nes.py",
+        "    random = True\n",
+        "    random = own_radii = True\n",
+        "tests/test_pools.py",
+    ),
+    Mutation(
+        "the nearest impostor is looked for in the whole blocks of the gallery only",
+        "attacks/retrieval.py",
+        "    places = torch.cat([start + block, rest], 1)\n",
+        "    places = start + block\n",
+        RETRIEVAL,
     ),
     Mutation(
         "the last look at the last iterate is left out",

@@ -229,6 +229,15 @@ class SharedState(Ascent):
         return Counted(plain.x, plain.origin, plain.radii, 0)
 
 
+class OwnRadii(Ascent):
+    """Says that its steps read each row's own radius, and reads the budget's."""
+
+    own_radii = True
+
+    def move(self, state: State, budget: Budget, slope: Tensor, look: Look) -> None:
+        climb(state, budget, slope, budget.radii(state.point) * 4 / (look.t + 4))
+
+
 class Raises(Ascent):
     """Fails on its third step."""
 
@@ -270,6 +279,7 @@ class RoamsGenerator(Ascent):
         (SharedState, "state contract", "the field turns is int"),
         (Raises, "finite", "raised ValueError at test_conformance.py, line .*: no third step"),
         (RoamsGenerator, "caller's generators", "moved on"),
+        (OwnRadii, "schedule", "with several budgets in a pool than one by one"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -75,34 +75,6 @@ def test_the_record_says_after_how_many_passes_a_query_broke(last: bool, passes:
     assert record.spent[0].tolist() == [-1] and record.passes[0] >= passes
 
 
-@pytest.mark.parametrize("name", ["fmn", "pgd", "fgsm", "noise", "apgd", "square"])
-def test_pools_side_by_side_find_the_same(name: str) -> None:
-    world = noisy_world(classes=16)
-    attack = find_attack(name).change(steps="6")
-    alone = world.run(attack, "linf", ["0.02", "0.05", "0.1"], batch=16)
-    threads = torch.get_num_threads()
-    for workers in (2, 3):
-        several = world.run(attack, "linf", ["0.02", "0.05", "0.1"], batch=16, workers=workers)
-        assert np.array_equal(several.rank, alone.rank) and np.array_equal(several.by, alone.by)
-        assert np.array_equal(several.size, alone.size) and np.array_equal(several.spent, alone.spent)
-        assert np.array_equal(several.passes, alone.passes)
-    assert torch.get_num_threads() == threads
-
-
-def test_an_error_in_one_pool_ends_them_all() -> None:
-    @dataclass(frozen=True)
-    class Breaks(Script):
-        def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-            if 101 in ids:
-                raise UserError("row 1 cannot be started")
-            return begin(x, budget)
-
-    world = noisy_world(classes=16)
-    attack = Attack("breaks", Margin(), Breaks(steps=10_000_000, moves=(0.0,)))
-    with pytest.raises(UserError, match="row 1"):
-        world.run(attack, "linf", ["0.001"], batch=16, workers=2)
-
-
 def test_margin_pulls_all_trailing_impostors_and_crosses_with_the_last() -> None:
     """Impostors at 0.3, 0.5, 0.6 ...; from 0.16 the first leads already, so the second pulls alone."""
     seen: list[tuple[float, float, float]] = []

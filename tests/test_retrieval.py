@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
 from attacks.errors import UserError
-from attacks.retrieval import Distance, Embedded, Gallery, Standing, ranks
+from attacks.retrieval import Distance, Embedded, Gallery, Standing, _largest, ranks
 from benchmark.metrics import clean_metrics
 
 
@@ -242,3 +242,20 @@ def test_euclidean_ranks_survive_a_large_common_offset() -> None:
     moved = vectors + 1000
     items = Embedded(moved, labels, np.arange(200))
     assert (ranks(Gallery(items, "euclidean"), items) == plain).mean() > 0.97
+
+
+@pytest.mark.parametrize("items", [100, 256, 300, 2000, 2048])
+@pytest.mark.parametrize("kind", ["plain", "ties", "few", "nan"])
+def test_the_nearest_impostor_is_the_first_largest_of_all(items: int, kind: str) -> None:
+    values = torch.randn(50, items, generator=torch.Generator().manual_seed(0))
+    if kind != "plain":
+        values = values.round()
+    if kind == "few":
+        values[torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.99] = -torch.inf
+        values[2] = -torch.inf
+    if kind == "nan":
+        values[::7], values[1::7, items // 2] = torch.nan, torch.nan
+    top, at = _largest(values)
+    assert torch.equal(top.nan_to_num(9.0)[:, 0], values.amax(1).nan_to_num(9.0))
+    same = (values == top) | (values.isnan() & top.isnan())
+    assert torch.equal(at[:, 0], same.int().argmax(1)), "of equal ones the first"

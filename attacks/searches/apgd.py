@@ -42,6 +42,7 @@ class APGD(Search):
     name = "apgd"
     paper = "arXiv 2003.01690"
     random = True
+    own_radii = True
     positive = ("momentum",)
     shares = ("rho", "momentum")
 

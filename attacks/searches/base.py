@@ -89,8 +89,9 @@ class Search(ABC):
 
     `needs_gradient`: the engine runs the backward pass only if so. `min_norm`: the search looks for
     the smallest perturbation by itself, so one run under the largest budget fills every smaller one.
-    `random`: two seeds give two runs, so restarts make sense. Of what is given as text, the parameters
-    named in `positive` must be above 0 and those in `shares` at most 1.
+    `random`: two seeds give two runs, so restarts make sense. `own_radii`: `step` takes the radius of a
+    row from its state alone, so rows of several budgets may share a pool, which saves turns. Of what is
+    given as text, the parameters named in `positive` must be above 0 and those in `shares` at most 1.
     """
 
     steps: int = 40
@@ -99,6 +100,7 @@ class Search(ABC):
     needs_gradient: ClassVar[bool] = True
     min_norm: ClassVar[bool] = False
     random: ClassVar[bool] = False
+    own_radii: ClassVar[bool] = False
     positive: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[tuple[str, ...]] = ()
 
@@ -151,7 +153,9 @@ def climb(state: State, budget: Budget, slope: Tensor, length: Tensor) -> None:
 
 def scatter(x: Tensor, budget: Budget, ids: list[int], seed: int) -> Tensor:
     """A random point of the ball around each image, inside the box."""
-    pick = noise.uniform(x.new_zeros(len(x)), seed, ids, 1)
+    pick = x.new_zeros(len(x))
+    if budget.picks:
+        pick = noise.uniform(pick, seed, ids, 1)
     return place(x, budget, noise.normal(x, seed, ids), pick)
 
 

@@ -22,6 +22,7 @@ class FGSM(Search):
     random_start: float = 0.0
     name = "fgsm"
     paper = "arXiv 1412.6572"
+    own_radii = True
     shares = ("random_start",)
 
     @property
@@ -64,6 +65,7 @@ class PGD(Search):
     name = "pgd"
     paper = "arXiv 1706.06083"
     random = True
+    own_radii = True
     positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
@@ -104,6 +106,7 @@ class Momentum(Search):
     decay: float = 1.0
     name = "mim"
     paper = "arXiv 1710.06081"
+    own_radii = True
     positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:

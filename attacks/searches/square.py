@@ -37,6 +37,7 @@ class Square(Search):
     paper = "arXiv 1912.00049"
     needs_gradient = False
     random = True
+    own_radii = True
     positive = ("p",)
     shares = ("p",)
 

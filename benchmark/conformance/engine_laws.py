@@ -1,5 +1,6 @@
 """Laws of the whole attack, run by the engine on a small world of noisy images."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,7 @@ def never_helps(case: Case) -> Verdict:
 
 
 def schedule(case: Case) -> Verdict:
-    """Ranks do not depend on batch size, order or shards."""
+    """Ranks do not depend on batch size, order or shards, nor on which budgets share a pool."""
     if case.stepped is None:
         return exempt(FIXED)
     rows, rank = np.arange(len(case.world.query)), case.record.rank
@@ -43,7 +44,18 @@ def schedule(case: Case) -> Verdict:
     shards = [case.run(rows=part).rank for part in np.array_split(rows, 3)]
     if not np.array_equal(np.concatenate(shards, 1), rank):
         return failed("other ranks in three shards than in one")
+    if case.stepped.own_radii and not np.array_equal(_one_by_one(case).run().rank, rank):
+        return failed(
+            "other ranks with several budgets in a pool than one by one, though it declares own_radii = True"
+        )
     return passed("the same ranks in batches of 1, 7, 32 and 64, in reverse order and in three shards")
+
+
+def _one_by_one(case: Case) -> Case:
+    """The same case, with rows of one budget at a time in a pool."""
+    search: Any = copy.copy(case.short.search)
+    vars(search)["own_radii"] = False
+    return Case(replace(case.short, search=search), case.norm)
 
 
 def vanishing(case: Case) -> Verdict:
