@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,9 +84,12 @@ WORLDS = {
 def ready(name: str, queries: int) -> Iterator[tuple[Scorer, nn.Module]]:
     """A scorer of a world's model on so many queries, on the CPU; the gallery stays whole.
 
-    And the model as anyone else would load it: without gradients of its own, its weights in their order.
+    Where the task has fewer queries, its gallery asks as well. And the model as anyone else would load it:
+    without gradients of its own, its weights in their order.
     """
     module, task = WORLDS[name].make()
+    if queries > len(task.query):
+        task = replace(task, query=np.union1d(task.query, task.gallery))
     plain = copy.deepcopy(module).eval().requires_grad_(False)
     with frozen(module) as model:
         yield Scorer(model, task.limit(queries), "cosine", Settings("cpu")), plain
