@@ -57,6 +57,16 @@ def averaged_name(name: str, passes: int) -> str:
     return name if passes == 1 else f"{name}-eot{passes}"
 
 
+def passes(card: ModelCard) -> int:
+    """Of how many passes the mean was attacked: 1 but for random models."""
+    return int((card.model_extra or {}).get("eot", 1))
+
+
+def unaveraged_name(card: ModelCard) -> str:
+    """What the model of a row is called by itself, no mean of passes taken."""
+    return card.name.removesuffix(f"-eot{passes(card)}")
+
+
 def _digest(module: nn.Module, distance: str) -> str:
     total = hashlib.sha256(f"{distance}\n{module!r}".encode())
     # Not the state dict: it leaves out buffers that are not persistent (a mean, a deviation).

@@ -11,12 +11,12 @@ from torch import Tensor
 from attacks.errors import UserError
 from attacks.table import unknown
 from attacks.victim import frozen
-from benchmark.candidate import Candidate
+from benchmark.candidate import Candidate, passes, unaveraged_name
 from benchmark.contribution import CARD, AttackCard, Findings, score_attack
 from benchmark.scoring import Scorer, Settings, Tick, quiet
 from benchmark.sources import find_model
 from benchmark.tasks import RetrievalTask
-from benchmark.verify import load_candidate, passes, same_clean, same_inputs
+from benchmark.verify import load_candidate, same_clean, same_inputs
 from leaderboard.contributions import Contribution
 from leaderboard.entries import Entry, collect, entry_path, load_entries, save_entry
 from leaderboard.lowering import lower
@@ -65,7 +65,7 @@ class Home:
             return load_candidate(source, checkpoint)
         if checkpoint is not None:
             raise UserError("--checkpoint says nothing of the model; pass --model, its submission folder.")
-        name = str(source) if source else entry.model.name.removesuffix(f"-eot{passes(entry)}")
+        name = str(source) if source else unaveraged_name(entry.model)
         try:
             return find_model(name, Path("results") if self.published else self.root)()
         except UserError as error:
@@ -98,7 +98,7 @@ def score_against(
 ) -> Findings:
     """Score a folder against the row at `path`; weights, images and clean figures must be the row's."""
     same_inputs(path, entry, candidate, task)
-    with frozen(candidate.averaged(passes(entry)).module) as module:
+    with frozen(candidate.averaged(passes(entry.model)).module) as module:
         scorer = Scorer(module, task, candidate.distance, settings, tick=tick)
         same_clean(path, entry, scorer)
         return score_attack(folder, card, entry, scorer)

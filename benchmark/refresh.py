@@ -8,11 +8,11 @@ from attacks.budget import Linf
 from attacks.catalogue import find_suite
 from attacks.errors import UserError
 from attacks.robrank.strike import Steady, suite_digest
+from benchmark.candidate import passes, unaveraged_name
 from benchmark.grid import GridSpec
 from benchmark.surrogates import pinned
 from leaderboard.entry import Entry
 from leaderboard.ers_records import ErsCell
-from leaderboard.schema import ModelCard
 
 
 def stale_rows(entries: Sequence[Entry], problem: Callable[[str], None]) -> list[Entry]:
@@ -39,15 +39,9 @@ def ers_runs(cells: Sequence[ErsCell]) -> dict[tuple[str, int, int | None, int],
     runs: dict[tuple[str, int, int | None, int], list[str]] = defaultdict(list)
     for cell in cells:
         record = cell.record
-        name, eot = _unaveraged(record.model)
-        runs[record.dataset.name, record.seed, record.limit, eot].append(name)
+        at = record.dataset.name, record.seed, record.limit, passes(record.model)
+        runs[at].append(unaveraged_name(record.model))
     return dict(runs)
-
-
-def _unaveraged(model: ModelCard) -> tuple[str, int]:
-    """The name under which a model is known, and over how many passes its row was averaged."""
-    eot = int((model.model_extra or {}).get("eot", 1))
-    return model.name.removesuffix(f"-eot{eot}"), eot
 
 
 def refresh_grids(entries: Sequence[Entry], how: dict[str, Any]) -> list[GridSpec]:
@@ -57,8 +51,8 @@ def refresh_grids(entries: Sequence[Entry], how: dict[str, Any]) -> list[GridSpe
     """
     norms: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for entry in entries:
-        name, eot = _unaveraged(entry.model)
-        norms[name, entry.dataset.name, entry.suite.name, entry.seed, entry.limit, eot].append(entry.norm)
+        model = unaveraged_name(entry.model), entry.dataset.name, entry.suite.name
+        norms[*model, entry.seed, entry.limit, passes(entry.model)].append(entry.norm)
     grids: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for (model, *place), found in norms.items():
         grids[*place, tuple(sorted(found))].append(model)

@@ -13,7 +13,7 @@ from attacks.budget import budgets as grid
 from attacks.errors import UserError
 from attacks.retrieval import Standing
 from attacks.victim import frozen
-from benchmark.candidate import Candidate
+from benchmark.candidate import Candidate, passes
 from benchmark.checks import embed, within
 from benchmark.handout import read_model
 from benchmark.scoring import Scorer, Settings, Tick, quiet
@@ -75,7 +75,7 @@ def rescore_rows(
     """
     for entry in entries:
         same_inputs(entry_path(folder, entry), entry, candidate, task)
-    with frozen(candidate.averaged(passes(entries[0])).module) as module:
+    with frozen(candidate.averaged(passes(entries[0].model)).module) as module:
         scorer = Scorer(module, task, candidate.distance, settings, tick=tick)
         said = []
         for entry in entries:
@@ -87,14 +87,9 @@ def rescore_rows(
     return said
 
 
-def passes(entry: Entry) -> int:
-    """Of how many passes the mean was attacked: 1 but for random models."""
-    return int((entry.model.model_extra or {}).get("eot", 1))
-
-
 def same_inputs(path: Path, entry: Entry, candidate: Candidate, task: RetrievalTask) -> None:
     """UserError where the weights or the images are not those of the entry that lies at `path`."""
-    if candidate.averaged(passes(entry)).digest != entry.model.digest:
+    if candidate.averaged(passes(entry.model)).digest != entry.model.digest:
         raise UserError(
             f"{path}: model.digest is not that of these weights; pass the submitted --checkpoint."
         )

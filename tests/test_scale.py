@@ -128,6 +128,8 @@ def test_the_command_tells_passes_hours_and_storage(robustdml, tmp_path):
         assert done.code == 0, done.err
         (line,) = [line for line in done.out.splitlines() if "all, 100 times" in line]
         assert " 500 " in line and f"scored {tried} queries" in done.err
+    done = robustdml("plan", "--grid", "grid.toml", *words[:-4], *words[-2:])
+    assert "scored all queries of each" in done.err and "scaled" not in done.err
     assert "name a model" in robustdml("plan").told
 
 

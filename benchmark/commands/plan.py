@@ -68,6 +68,9 @@ def plan(
         for each in forecasts(spec, models, tasks, settings, tick, queries):
             found.append(each)
     show_forecasts(found, times)
+    if times == 1 and all(one.tried == one.queries for one in found):
+        note("scored all queries of each; the machine is taken to stay as busy as it is.")
+        return 0
     tried = min(one.tried for one in found)
     note(
         f"scored {tried:,} queries or more of each and scaled up: the others are taken to cost the same on "
