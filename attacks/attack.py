@@ -100,6 +100,14 @@ class Attack:
         """Whether one run under the largest budget fills every smaller one."""
         return bool(getattr(self.search, "min_norm", False))
 
+    @property
+    def draws(self) -> str:
+        """What its random draws are keyed by: its name, whichever norm it is meant for.
+
+        So in a suite that runs it in one norm it finds there what it finds alone.
+        """
+        return re.sub(r",only=\w+|only=\w+,|:only=\w+(?=:|$)", "", self.name)
+
     def wants(self, norm: str) -> bool:
         """Whether a suite runs the attack in this norm."""
         return self.only in ("", norm)
@@ -116,6 +124,7 @@ class Attack:
         Our own code is what the digest's engine number stands for; that of a plug-in is told by its source.
         """
         code = [code_of(type(part)) for part in (self.objective, self.search)]
+        luck = self.draws != self.name and getattr(self.search, "varies", True)
         return {
             "name": self.name,
             "objective": [self.objective.name, dataclasses.asdict(self.objective)],
@@ -124,6 +133,7 @@ class Attack:
             "last": self.last,
             "share": self.share,
             **({"code": code} if any(code) else {}),
+            **({"draws": self.draws} if luck else {}),
         }
 
     def change(self, **options: str) -> "Attack":

@@ -85,7 +85,7 @@ class Run:
         shown = np.zeros(len(self.queries.ids), bool)
         every = _part(self.queries.ids, attack.share)
         for restart in range(attack.restarts):
-            seed = noise.key(self.seed, attack.name, restart)
+            seed = noise.key(self.seed, attack.draws, restart)
             for stage in stages(self.record, attack, number, seed):
                 at = stage.enter(every, np.zeros_like(every))
                 some = at < len(stage.budgets)

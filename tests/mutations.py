@@ -356,6 +356,13 @@ MUTATIONS = (
         RETRIEVAL,
     ),
     Mutation(
+        "an attack meant for one norm draws other numbers there",
+        "attacks/engine.py",
+        "noise.key(self.seed, attack.draws, restart)",
+        "noise.key(self.seed, attack.name, restart)",
+        "tests/test_suites.py",
+    ),
+    Mutation(
         "the last look at the last iterate is left out",
         "attacks/pool.py",
         "reached = self.of.check(self.stage, np.repeat(rows, probes), x, origin).reshape(-1, probes).max(1)",

@@ -12,6 +12,7 @@ from attacks.searches import CW, FGSM, PGD, Search
 from benchmark import RetrievalTask, evaluate
 from benchmark.datasets import load_task
 from benchmark.grid import GridSpec, _cells
+from tests.worlds import noisy_world
 
 
 def test_standard_is_min_norm_then_cold_starts_with_two_objectives_then_a_probe() -> None:
@@ -50,7 +51,26 @@ def test_thorough_leaves_nothing_of_standard_out_and_spares_nowhere() -> None:
         assert all(a >= b for a, b in zip(effort(best), effort(one), strict=True)), (one.name, best.name)
         more += effort(best) != effort(one)
     assert more >= len(standard) - 1
-    assert {type(attack.objective) for attack in thorough} > {type(attack.objective) for attack in standard}
+    linf = [one for one in standard if one.wants("linf")]
+    assert {type(attack.objective) for attack in thorough} > {type(attack.objective) for attack in linf}
+
+
+def test_what_an_attack_draws_does_not_depend_on_the_norm_it_is_meant_for() -> None:
+    """Else a suite would find other things with it than it finds alone; and the digest says what is drawn."""
+    for text, draws in (
+        ("pgd-drift:only=l2", "pgd-drift"),
+        ("pgd:steps=4,only=l2", "pgd:steps=4"),
+        ("pgd:only=l2,steps=4", "pgd:steps=4"),
+        ("pgd:steps=4", "pgd:steps=4"),
+        ("foolbox:L2PGD:steps=4,only=l2", "foolbox:L2PGD:steps=4"),
+    ):
+        assert find_attack(text).draws == draws
+        assert ("draws" in find_attack(text).describe()) is ("only" in text)
+    assert "draws" not in find_attack("ddn:only=l2").describe(), "it draws nothing"
+    world = noisy_world(classes=16)
+    meant, alone = (world.run(find_attack(f"noise{more}"), "l2", ["0.5", "1"]) for more in (":only=l2", ""))
+    assert np.array_equal(meant.rank, alone.rank) and np.array_equal(meant.size, alone.size)
+    assert (alone.rank > 1).any()
 
 
 def test_the_seeds_attacks_are_as_released_beside_corrected_ones() -> None:
