@@ -113,9 +113,9 @@ _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
             *("fmn:steps=60,hurry=1", "cw", "cw-pixel:only=l2"),
             # Made for L2, where it is worth twice the steps.
             *("ddn:steps=100,only=l2", "ddn:steps=50,only=linf"),
-            *("pgd", "apgd", "apgd-crowd", "pgd-push", "square-probe"),
+            *("pgd", "apgd", "apgd-crowd", "pgd-push", "pgd-drift:only=l2", "square-probe"),
         ),
-        "the ranking suite: min-norm, then cold starts with three objectives and a black-box probe",
+        "the ranking suite: min-norm, then cold starts with up to four objectives and a black-box probe",
     ),
     "thorough": (
         (

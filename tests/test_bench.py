@@ -1,5 +1,6 @@
 """`make bench`: its arithmetic, and that rivals are scored by the rule that ours are scored by."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ pytest.importorskip("foolbox")
 import benchmark.metrics
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
-from benchmarks import grid, metrics, overhead
+from benchmarks import grid, metrics, overhead, speed
 from benchmarks.grid import MIN_NORM, OURS, PER_BUDGET, Lap
 from benchmarks.worlds import WORLDS
 from tests.grid_worlds import perceptron, small_task
@@ -124,3 +125,43 @@ def test_make_bench_meets_every_rival_of_the_issue():
     recipe = makefile.split("\nbench:")[1].split("\n\n")[0]
     for part in ("benchmarks.overhead", "benchmarks.grid", "benchmarks.metrics --custom-knn --exact"):
         assert part in recipe
+
+
+def test_the_page_of_speed_says_what_was_stored_and_marks_what_fails(tmp_path):
+    facts = {"processor": "abacus", "cores": 2, "load_average": 1.04, "torch": "2.0", "rounds": 3}
+    line = {"world": "small", "attack": "fmn", "threads": 2, "overhead_processor": 1.0, "backward": 4321}
+    lines = [line | {"overhead": each, "overhead_full": 1.25} for each in (1.1, 1.101)]
+    race = {"ours": "fmn", "rival": "pgd", "times": 9.87, "least": 8.0, "above": -1.0, "holds": True}
+    contestants = [
+        {"contestant": name, "seconds": [9.0, seconds, 1.0], "backward_per_query": 7.0, "recall_at_1": [0.5]}
+        for name, seconds in (("ours", 2.0), ("theirs", 6.0))
+    ]
+    laps = [{"seconds": 3.0}, {"seconds": 4.0}, {"seconds": 90.0}]
+    stories = {
+        "overhead": {"facts": facts | {"queries": {"small": 1000}}, "lines": lines},
+        "grid-small-2": {
+            "facts": facts | {"world": "small world", "budgets": ["0.1"], "threads": 2},
+            "contestants": contestants,
+            "races": [race, race | {"holds": False, "times": 1.5}],
+            "all_ks": 2.25,
+        },
+        "metrics": {
+            "facts": facts | {"items": 60502},
+            "contestants": [{"contestant": "faiss", "ratio": 2.5, "peak_gib": 1.125, "laps": laps}],
+            "differing": 0,
+        },
+    }
+    for name, story in stories.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(story))
+    page = speed.page(tmp_path)
+    assert "| small | fmn | 2 | 1.100 | 1.000 | 1.250 | 4,321 |" in page and "| **1.101** |" in page
+    assert "| theirs | 6.00 | 3.00 | 7.0 | 50.0 |" in page
+    assert "fmn is 9.87 times as fast as pgd (at least 8.0 wanted: holds)" in page
+    assert "1.50 times as fast as pgd (at least 8.0 wanted: **fails**)" in page and "2.25 times" in page
+    assert "| faiss | 4.0 | 2.50 | 1.12 |" in page and "60,502 items" in page
+    assert "0 of the queries differ" in page and "queries 1,000 (small)" in page
+
+
+def test_the_page_of_speed_is_up_to_date():
+    assert speed.DOCUMENT.read_text(encoding="utf-8") == speed.page(), "run python -m benchmarks.speed"
+    assert list(speed.KEPT.glob("*.json"))

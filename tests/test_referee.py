@@ -191,19 +191,14 @@ def test_a_row_is_found_by_weights_and_suite(capsys) -> None:
     assert found is not None and (found.model.name, found.norm) == (entry.model.name, "linf")
 
 
-KNOWN = {("glyphs-panum2021", "l2", "pgd-drift")}
-"""What is beyond the limits and waits for the next make-up of `standard`: 4 of 500 queries at 1, k = 4."""
-
-
 def test_every_published_row_holds_against_all_that_rivals_found_on_its_queries(capsys) -> None:
     """What a rival broke once is broken: a row that says otherwise is too good. The page says which are."""
     found = rivals.findings()
-    beyond = {(one.model, one.norm, one.rival) for one in found.judged if not one.holds}
-    assert found.judged and beyond == KNOWN, capsys.readouterr().out
+    assert found.judged and all(one.holds for one in found.judged), capsys.readouterr().out
     assert all(one.holds for one in [*found.curves, *found.gains])
     page = rivals.DOCUMENT.read_text(encoding="utf-8")
     assert page == markdown(found), "run python -m benchmarks.rivals"
-    assert (f"beaten by {len(KNOWN)} of" in page) is bool(KNOWN)
+    assert "holds against all" in page
 
 
 def test_a_row_that_is_too_good_is_found_out(tmp_path: Path) -> None:
