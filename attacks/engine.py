@@ -101,7 +101,7 @@ class Run:
             return
         count = max(1, min(self.workers, len(rows) // SMALLEST_BATCH))
         size = min(self.batch, -(-max(1, len(rows)) // count))
-        # Neighbours are of one class and break alike, so the pools get every so-manieth row.
+        # Neighbours are of one class and break alike, so each pool begins with every `count`-th row.
         order = np.argsort(np.arange(len(rows)) % count, kind="stable")
         waiting = Waiting(rows[order], at[order], self.record.clean[rows[order]])
         pools = [Pool(self, stage, search, waiting, size) for _ in range(count)]

@@ -39,15 +39,13 @@ class Stage:
 
     def enter(self, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
         """The first budget from `at` (rows,) on at which a row has an aim, their number if none: (rows,)."""
-        at, none = at.copy(), np.zeros_like(rows)
-        while True:
-            idle = np.flatnonzero(at < len(self.budgets))
-            some = rows[idle]
-            aims = self.aims(some, at[idle], none[idle], self.known.clean[some])
-            idle = idle[aims == 0]
-            if not len(idle):
-                return at
-            at[idle] += 1
+        at = at.copy()
+        for index in range(len(self.budgets)):
+            here = np.flatnonzero(at == index)
+            some = rows[here]
+            aims = self.aims(some, at[here], np.zeros_like(some), self.known.clean[some])
+            at[here[aims == 0]] += 1
+        return at
 
 
 def stages(record: Record, attack: Attack, number: int, seed: int) -> Iterator[Stage]:
