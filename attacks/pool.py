@@ -14,7 +14,7 @@ from attacks.objectives import Scene
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
 from attacks.victim import SMALLEST_BATCH
-from attacks.waiting import Place, Waiting
+from attacks.waiting import Place, Waiting, places
 
 if TYPE_CHECKING:
     from attacks.engine import Run
@@ -69,13 +69,13 @@ class Pool:
         free, few = self.size - len(self.rows), len(self.rows) // _TOGETHER
         if min(free, len(self.waiting)) <= few:
             return
-        places = sorted(self.waiting.take(free), key=attrgetter("at"))
-        for at, some in groupby(places, key=attrgetter("at")):
+        new = sorted(self.waiting.take(free), key=attrgetter("at"))
+        for at, some in groupby(new, key=attrgetter("at")):
             self._begin(at, list(some))
 
-    def _begin(self, at: int, places: list[Place]) -> None:
+    def _begin(self, at: int, some: list[Place]) -> None:
         """Start queries at one of the budgets."""
-        rows, each_at, tried, own = (np.array(column, np.int64) for column in zip(*places, strict=True))
+        rows, each_at, tried, own = (np.array(column, np.int64) for column in zip(*some, strict=True))
         x = self.of.load(rows)
         ids = self.of.queries.ids[rows].tolist()
         fresh = self.search.start(x, self.stage.budgets[at], ids, self.stage.seed)
@@ -191,8 +191,7 @@ class Pool:
         gone = following == len(self.stage.budgets)
         self.of.through(int(gone.sum()))
         own = self.of.record.clean[rows]
-        columns = (column[~gone].tolist() for column in (rows, following, np.zeros_like(rows), own))
-        on = [Place(*each) for each in zip(*columns, strict=True)]
+        on = places(*(column[~gone] for column in (rows, following, np.zeros_like(rows), own)))
         self.waiting.give([*back, *on], int(gone.sum()))
 
     def _goal(self) -> Tensor:
@@ -214,5 +213,5 @@ class Pool:
         again = np.zeros(len(rows), bool)
         if self.objective.aimed and not self.last:
             again = self.stage.aims(rows, at, tried, own) > 0
-        columns = (column[again].tolist() for column in (rows, at, tried, own))
-        self._move_on(rows[~again], at[~again], [Place(*each) for each in zip(*columns, strict=True)])
+        back = places(*(column[again] for column in (rows, at, tried, own)))
+        self._move_on(rows[~again], at[~again], back)

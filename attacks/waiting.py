@@ -20,6 +20,11 @@ class Place(NamedTuple):
     own: int
 
 
+def places(*columns: np.ndarray) -> list[Place]:
+    """The places that rows, budgets, ks and ranks say, all (rows,)."""
+    return [Place(*each) for each in zip(*(column.tolist() for column in columns), strict=True)]
+
+
 class Waiting:
     """Rows that several pools take from, and give back where something is left for them.
 
@@ -27,8 +32,7 @@ class Waiting:
     """
 
     def __init__(self, rows: np.ndarray, at: np.ndarray, own: np.ndarray) -> None:
-        columns = (rows.tolist(), at.tolist(), [0] * len(rows), own.tolist())
-        self._rows = deque(map(Place, *columns))
+        self._rows = deque(places(rows, at, np.zeros_like(rows), own))
         self._out = 0
         self._back = threading.Condition()
 
