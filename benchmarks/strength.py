@@ -31,6 +31,7 @@ from attacks.objectives import Transfer
 from attacks.victim import frozen
 from benchmark.datasets import load_task
 from benchmark.scoring import Scorer, Settings
+from benchmark.sources import read_card
 from benchmarks.shelf import About, Found, Shelf
 from benchmarks.strength_report import Findings, curves, gains, judged, of_row, show, verdict
 from leaderboard.entries import PUBLISHED, Entry, load_entries
@@ -125,7 +126,9 @@ def bundled() -> list[str]:
 def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", help="repeat; default: all bundled models")
+    parser.add_argument(
+        "--model", action="append", help="by name, or a card.toml; repeat; default: all bundled models"
+    )
     parser.add_argument("--dataset", default="glyphs")
     parser.add_argument("--norm", action="append", help="repeat; default: all norms of the dataset")
     parser.add_argument("--suite", default="standard")
@@ -154,7 +157,7 @@ def main() -> int:
 def judge_model(args: argparse.Namespace, model: str, suite: Suite) -> Findings:
     """All norms of one model."""
     task = load_task(args.dataset).limit(args.queries, args.seed)
-    loaded = registry.load(model)
+    loaded = registry.load(read_card(Path(model)) if model.endswith(".toml") else model)
     found = Findings(suite.name, list(suite.digests), task.name)
     with frozen(loaded.module) as module:
         scorer = Scorer(module, task, loaded.spec.distance, Settings(args.device))
@@ -163,7 +166,7 @@ def judge_model(args: argparse.Namespace, model: str, suite: Suite) -> Findings:
             row = published(part, task.name, loaded.digest, norm) if args.published else None
             if args.published and row is None:
                 continue
-            referee = Referee(scorer, model, loaded.digest, norm, args.out)
+            referee = Referee(scorer, loaded.spec.name, loaded.digest, norm, args.out)
             found.add(referee.judge(part, rivals, row=row, thorough=args.thorough))
     return found
 

@@ -21,11 +21,12 @@ def markdown(found: Findings) -> str:
         "## Each model",
         _models_table(found.judged),
     ]
-    for norm in dict.fromkeys(one.norm for one in found.judged):
+    for where in dict.fromkeys((one.dataset, one.norm) for one in found.judged):
+        dataset, norm = where
         parts += [
-            f"## Each rival, {NORM_NAMES.get(norm, norm)}",
+            f"## Each rival, {dataset}, {NORM_NAMES.get(norm, norm)}",
             "Difference in points, and percent of queries that only the rival breaks.",
-            _rivals_table([one for one in found.judged if one.norm == norm]),
+            _rivals_table([one for one in found.judged if (one.dataset, one.norm) == where]),
         ]
     if found.curves:
         parts += [

@@ -101,6 +101,7 @@ class Judged:
     """One rival against the suite on one model in one norm; forward passes per query of both."""
 
     model: str
+    dataset: str
     norm: str
     rival: str
     lines: Sequence[Line]
@@ -188,7 +189,7 @@ def judged(about: About, ours: Found, rival: Found) -> Judged:
     """What one rival found against what the suite did."""
     lines = compare(ours.rank, rival.rank, about.budgets, about.ks)
     passes = ours.forward, rival.forward
-    return Judged(about.model, about.norm, rival.suite, lines, *passes, len(about.queries))
+    return Judged(about.model, about.dataset, about.norm, rival.suite, lines, *passes, len(about.queries))
 
 
 def curves(about: About, found: Iterable[Found]) -> Iterator[Curves]:

@@ -15,7 +15,7 @@ from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
 from benchmarks import rivals
 from benchmarks.shelf import About, Found, Shelf
-from benchmarks.strength import Referee, published, rivals_for
+from benchmarks.strength import Referee, judge_model, published, rivals_for
 from benchmarks.strength_page import markdown
 from benchmarks.strength_report import (
     Curves,
@@ -30,6 +30,8 @@ from benchmarks.strength_report import (
     verdict,
 )
 from leaderboard.entries import PUBLISHED, load_entries
+from models.cards import write_zoo
+from models.registry import MODELS
 from tests.grid_worlds import perceptron, small_task
 
 
@@ -53,7 +55,7 @@ def test_the_arithmetic_by_hand() -> None:
 def test_both_limits_count(difference: float, only: float, holds: bool, capsys) -> None:
     lines = [Line("0.1", 1, 50.0, 50.0, difference, only)]
     assert lines[0].holds is holds
-    one = Judged("m", "linf", "r", [Line("0.2", 1, 0, 0, 0, 0), *lines], 70.4, 20, 40)
+    one = Judged("m", "small", "linf", "r", [Line("0.2", 1, 0, 0, 0, 0), *lines], 70.4, 20, 40)
     found = Findings("fmn+pgd", ["d1"], "small", [one])
     assert verdict(found) == (not holds)
     said = capsys.readouterr().out
@@ -66,6 +68,19 @@ def test_both_limits_count(difference: float, only: float, holds: bool, capsys) 
     assert row in page and f"| r | 20 | {cell if holds else f'**{cell}**'} |" in page
     assert "; small;" in page and "fmn+pgd" in page
     assert ("holds against all" in page) is holds
+
+
+def test_each_data_set_has_a_table_of_its_own() -> None:
+    lines = [Line("0.1", 1, 50.0, 50.0, 0.0, 0.0)]
+    places = [("a", "small", "linf"), ("b", "other", "linf"), ("a", "small", "l2")]
+    page = markdown(Findings("s", ["d"], "", [Judged(*place, "r", lines, 70.4, 20, 40) for place in places]))
+    tables = [part.splitlines() for part in page.split("## Each rival, ")[1:]]
+    heads = [(table[0], next(line for line in table if line.startswith("| Rival"))) for table in tables]
+    assert heads == [
+        ("small, L∞", "| Rival | Passes | a |"),
+        ("other, L∞", "| Rival | Passes | b |"),
+        ("small, L2", "| Rival | Passes | a |"),
+    ]
 
 
 def test_rivals_attack_the_norm() -> None:
@@ -162,6 +177,17 @@ def test_curves_are_of_attacks_alone_and_thorough_counts_both() -> None:
     assert (gain.suite, gain.more) == (50.0, 25.0)
     (gain,) = gains(about, "0.2", fmn, [more])
     assert (gain.suite, gain.more) == (0.0, 0.0)
+
+
+def test_a_model_may_be_given_by_its_card(tmp_path: Path) -> None:
+    spec = MODELS["glyphs-natural"].model_copy(update={"name": "mine"})
+    write_zoo(tmp_path / "card.toml", [spec], "")
+    wanted = Namespace(
+        dataset="glyphs", queries=4, seed=0, device="cpu", norm=["linf"], rival=["noise:steps=1"],
+        published=False, thorough=False, out=tmp_path,
+    )  # fmt: skip
+    found = judge_model(wanted, str(tmp_path / "card.toml"), find_suite(["fgsm"]))
+    assert [(one.model, one.dataset, one.queries) for one in found.judged] == [("mine", "glyphs", 4)]
 
 
 def test_a_published_row_stands_for_its_suite() -> None:
