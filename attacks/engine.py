@@ -21,6 +21,7 @@ from torch import Tensor
 
 from attacks import noise
 from attacks.attack import Attack
+from attacks.devices import send
 from attacks.errors import UserError
 from attacks.objectives import Transfer
 from attacks.pool import Pool
@@ -165,7 +166,7 @@ class Run:
     def stand(self, rows: np.ndarray, prepared: Tensor) -> Standing:
         """How perturbed rows stand; ties and leads within tau are not counted for the adversary."""
         gallery = self.victim.gallery
-        at = torch.from_numpy(rows).to(prepared.device)
+        at = send(rows, prepared.device)
         return Standing(gallery, prepared, self.queries.marks[at], gallery.tau)
 
     def claim(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor, rank: Tensor) -> np.ndarray:
@@ -178,7 +179,7 @@ class Run:
             ranks = self._drawn_again(stage, rows, x, origin, ranks)
         better = np.flatnonzero(ranks > stage.known.rank[0, rows])
         if len(better):
-            at = torch.from_numpy(better).to(x.device)
+            at = send(better, x.device)
             some = x.index_select(0, at)
             size = stage.budget.size(some, origin.index_select(0, at)).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], some)
@@ -197,7 +198,7 @@ class Run:
         worth = np.flatnonzero(stage.known.worth(rows, size, rank))
         if not len(worth):
             return rank
-        some = x[torch.from_numpy(worth).to(x.device)]
+        some = x[send(worth, x.device)]
         fresh = torch.stack([self.victim.embed(some) for _ in range(self.victim.fresh)]).mean(0)
         np.add.at(self.record.passes, rows[worth], self.victim.fresh)
         again = self.stand(rows[worth], self.victim.gallery.prepare(fresh)).rank.cpu().numpy()
@@ -213,7 +214,7 @@ class Run:
         lost = np.flatnonzero(rank > len(self.victim.gallery))
         if not len(lost):
             return rank
-        prepared = self.victim.gallery.prepare(self.victim.embed(x[torch.from_numpy(lost).to(x.device)]))
+        prepared = self.victim.gallery.prepare(self.victim.embed(x[send(lost, x.device)]))
         again = rank.copy()
         again[lost] = self.stand(rows[lost], prepared).rank.cpu().numpy()
         return again

@@ -21,7 +21,8 @@ class Scene:
 
     `vectors` (rows, D): prepared embeddings, carrying the gradient. `standing`: their matches and
     impostors, without gradient. `aim` (rows,) int64: the k to break, the smallest not yet broken.
-    `clean` (rows, D): the prepared embeddings of the unperturbed queries.
+    `clean` (rows, D): the prepared embeddings of the unperturbed queries. `most`: the largest aim, where
+    the caller knows it and need not wait for the device to say so.
     """
 
     gallery: Gallery
@@ -29,6 +30,7 @@ class Scene:
     standing: Standing
     aim: Tensor
     clean: Tensor
+    most: int | None = None
 
     @property
     def match(self) -> Tensor:
@@ -38,7 +40,7 @@ class Scene:
     @property
     def impostors(self) -> Tensor:
         """Similarity to the most similar impostors, nearest first, (rows, largest aim); -inf for none."""
-        return self.nearest(int(self.aim.max()))
+        return self.nearest(int(self.aim.max()) if self.most is None else self.most)
 
     def nearest(self, most: int) -> Tensor:
         """Similarity to the `most` most similar impostors, nearest first; -inf where there are fewer."""

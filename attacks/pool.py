@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.devices import send
 from attacks.objectives import Scene
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
@@ -106,12 +107,13 @@ class Pool:
             reached = self._claim(rows, state, standing.rank).reshape(-1, probes).max(1)
             self.own = np.maximum(self.own, reached)
         changed = self._move_aims()
-        aim = self._tensor(np.repeat(np.maximum(self.aim, 1), probes))
+        aim, most = self._tensor(np.repeat(np.maximum(self.aim, 1), probes)), max(1, int(self.aim.max()))
         at = self._tensor(rows)
         if self.surrogate is None:
-            scene = Scene(victim.gallery, prepared, standing, aim, self.of.queries.clean.index_select(0, at))
+            clean = self.of.queries.clean.index_select(0, at)
+            scene = Scene(victim.gallery, prepared, standing, aim, clean, most)
         else:
-            leaf, scene = self.surrogate.look(x, at, self.of.queries.marks[rows], aim, climbs)
+            leaf, scene = self.surrogate.look(x, at, self.of.queries.marks[rows], aim, most, climbs)
         loss = self.objective(scene)
         gradient = None
         if climbs:
@@ -125,7 +127,7 @@ class Pool:
         self._leave(goal)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.of.victim.device)
+        return send(values, self.of.victim.device)
 
     def _claim(self, rows: np.ndarray, state: State, rank: Tensor) -> np.ndarray:
         """Claim the pool's iterates: at once if the pass was exact, else what a second look confirms.
@@ -162,11 +164,9 @@ class Pool:
         over = self.t >= self.search.steps
         if self.objective.crosses and self.surrogate is None:
             # What a search says of its prospects holds where its loss is the distance to the goal.
-            over |= (
-                self.search.settled(self.state, self._tensor(self.t), self._tensor(self.pace), goal)
-                .cpu()
-                .numpy()
-            )
+            settled = self.search.settled(self.state, self._tensor(self.t), self._tensor(self.pace), goal)
+            if settled is not None:
+                over |= settled.cpu().numpy()
         spent = (self.aim > 0) & over
         self.tried = np.where(spent, self.aim, self.tried)
         done = self.aim == 0
@@ -182,7 +182,7 @@ class Pool:
         broken = done & ~spent
         self._move_on(self.rows[broken], self.at[broken])
         stay = ~done
-        self.state = keep(self.state, self._tensor(stay))
+        self.state = keep(self.state, self._tensor(np.flatnonzero(stay)))
         self._take([column[stay] for column in self._each()])
 
     def _move_on(self, rows: np.ndarray, at: np.ndarray, back: Sequence[Place] = ()) -> None:

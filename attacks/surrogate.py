@@ -21,14 +21,15 @@ class Surrogate:
     clean: Tensor
 
     def look(
-        self, x: Tensor, rows: Tensor, marks: Marks, aim: Tensor, gradient: bool
+        self, x: Tensor, rows: Tensor, marks: Marks, aim: Tensor, most: int, gradient: bool
     ) -> tuple[Tensor, Scene]:
         """Perturbed images (n, C, H, W) of the queries `rows` (n,), as it sees them.
 
-        Returns the leaf that carries the gradient (as `Victim.probe` does) and the scene.
+        `aim` and `most`: as of a `Scene`. Returns the leaf that carries the gradient (as `Victim.probe` does)
+        and the scene.
         """
         gallery = self.model.gallery
         leaf, vectors = self.model.probe(x, gradient)
         prepared = gallery.prepare(vectors)
         standing = Standing(gallery, prepared.detach(), marks, gallery.tau)
-        return leaf, Scene(gallery, prepared, standing, aim, self.clean[rows])
+        return leaf, Scene(gallery, prepared, standing, aim, self.clean[rows], most)

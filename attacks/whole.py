@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks.attack import Whole
 from attacks.budget import Budget
+from attacks.devices import send
 from attacks.metered import MeteredModel
 from attacks.stages import Stage
 
@@ -43,7 +44,7 @@ def _check_cuts(
     """Claim what was found, and for each budget that it lies beyond its projection into that budget."""
     beyond = np.arange(len(rows))
     for budget in budgets:
-        some = torch.from_numpy(beyond).to(x.device)
+        some = send(beyond, x.device)
         origin = x[some]
         run.check(stage, rows[beyond], budget.project(found[some], origin, budget.radii(origin)), origin)
         beyond = beyond[(budget.size(found[some], origin) > budget.eps).cpu().numpy()]

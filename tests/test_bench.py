@@ -12,7 +12,7 @@ pytest.importorskip("foolbox")
 import benchmark.metrics
 from attacks.victim import frozen
 from benchmark.scoring import Scorer, Settings
-from benchmarks import grid, metrics, overhead, speed
+from benchmarks import gpu, grid, metrics, overhead, speed
 from benchmarks.grid import MIN_NORM, OURS, PER_BUDGET, Lap
 from benchmarks.worlds import WORLDS
 from tests.grid_worlds import perceptron, small_task
@@ -93,6 +93,30 @@ def test_the_bare_loop_repeats_the_passes_of_the_engine(scorer):
         again += some
     assert sorted(again) == sorted(passes)
     assert sorted(back) == sorted(rows for rows, gradient in passes if gradient)
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu_and_says_what_it_found(tmp_path, capsys):
+    small = "--queries 4 --suite fgsm --model glyphs-natural --arch resnet18 --images 16 --side 32 --batch 8"
+    words = f"--device cpu {small} --rounds 1 --attack apgd:steps=2 --out {tmp_path / 'gpu.json'}".split()
+    code = gpu.main(words)
+    said, told = capsys.readouterr().out, json.loads((tmp_path / "gpu.json").read_text())
+    assert [one["apart"] for one in told["agreement"]] == [0.0, 0.0]
+    (line,) = told["throughput"]
+    run = line["rounds"]["search"][0]
+    assert run["backward"] == 32 and run["forward"] >= 48, "two steps of 16 images, and their last places"
+    assert line["share"] == pytest.approx(line["search"] / line["bare"]) and run["verification"] > 0
+    assert code == (not told["holds"]) and told["holds"] == (line["share"] >= gpu.SHARE)
+    assert "+0.00 points" in said and ("Holds." in said) == told["holds"]
+
+
+def test_the_benchmark_of_a_gpu_says_what_disagrees_and_what_is_not_there(tmp_path, capsys, monkeypatch):
+    assert gpu.main(["--device", "cuda:77"]) == 2 and "'cuda:77' cannot be used" in capsys.readouterr().out
+    line = {"search": 80.0, "bare": 100.0, "share": 0.8, "verification_seconds": 1.0}
+    for apart, share, holds in ((0.5, 0.8, True), (-0.6, 0.8, False), (0.0, 0.79, False)):
+        one = {"apart": apart, "budget": "1", "k": 1}
+        monkeypatch.setattr(gpu, "agreement", lambda *given, one=one: one)
+        monkeypatch.setattr(gpu, "throughput", lambda *given, share=share: line | {"share": share})
+        assert gpu.main(["--device", "cpu", "--out", str(tmp_path / "gpu.json")]) == (not holds)
 
 
 def test_metrics_agree_and_are_exact(capsys):

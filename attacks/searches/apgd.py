@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attacks.budget import Budget, spread
+from attacks.devices import send
 from attacks.searches.base import Look, Search, State, begin, scatter
 
 
@@ -72,7 +74,7 @@ class APGD(Search):
 
     def _halve(self, state: _APGDState, t: Tensor) -> Tensor:
         """Halve the steps of the rows that are at a checkpoint and stuck; says which: (rows,)."""
-        since = torch.tensor(_since(self.steps), device=t.device)[t.clamp_max(self.steps)]
+        since = send(np.array(_since(self.steps)), t.device)[t.clamp_max(self.steps)]
         check = since > 0
         idle = ~state.halved & (state.best_loss <= state.mark)
         back = check & ((state.rises < self.rho * since) | idle)

@@ -46,7 +46,7 @@ S = TypeVar("S", bound=State)
 
 
 def keep(state: S, rows: Tensor) -> S:
-    """The state of some rows only (an index or a boolean mask)."""
+    """The state of some rows only (an index or a boolean mask; a mask waits for the device)."""
     if rows.dtype == torch.bool:
         rows = rows.nonzero()[:, 0]
     return type(state)(**{f.name: getattr(state, f.name).index_select(0, rows) for f in fields(state)})
@@ -114,13 +114,15 @@ class Search(ABC):
         """How fast t runs once the aim has moved to a later k: 2 for half of the steps."""
         return 1
 
-    def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
+    def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor | None:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
+
+        None where none ever does, so that nobody waits for the answer.
 
         `t` (rows,): the steps made for the present aim, `pace` (rows,): as how many each turn counts;
         `goal` (rows,): as in `Look`.
         """
-        return torch.zeros_like(t, dtype=torch.bool)
+        return None
 
     @abstractmethod
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:

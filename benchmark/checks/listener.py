@@ -87,7 +87,7 @@ class _Listener:
 
     def hear(self, x: Tensor) -> None:
         size = torch.stack([self._budget.size(x, origin.expand_as(x)) for origin in self._origins], 1)
-        inside = (size > 0) & (size <= self._budget.limit)
+        inside = ((size > 0) & (size <= self._budget.limit)).cpu()
         one = (inside.sum(1) == 1) & _first_of_equals(x)
         self._x.append(x[one.to(x.device)].clone())
         self._of.append(inside[one].int().argmax(1).to(x.device))
