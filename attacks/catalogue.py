@@ -20,7 +20,7 @@ from attacks.attack import Attack, Whole, parameters, split_options
 from attacks.budget import NORMS
 from attacks.errors import UserError
 from attacks.foolbox_names import PREFIX
-from attacks.objectives import Crowd, Drift, Margin, Push, Transfer
+from attacks.objectives import CrossEntropy, Crowd, Drift, Margin, Push, Transfer
 from attacks.robrank import NAME as ROBRANK
 from attacks.searches import APGD, CW, DDN, FGSM, FMN, NES, PGD, Momentum, Noise, Search, Square
 from attacks.table import Table
@@ -50,6 +50,7 @@ _ATTACKS = (
     Attack("cw", Margin(), CW(), declares=_GRADIENT, about="distance plus a hinge on the margin, by Adam"),
     Attack("cw-pixel", Margin(), CW(pixelwise=3), declares=_GRADIENT, about="C&W, first with Adam per pixel"),
     Attack("ddn", Margin(), DDN(), declares=_GRADIENT, about="min-norm, direction and length set apart"),
+    Attack("ddn-ce", CrossEntropy(), DDN(), declares=_GRADIENT, about="DDN by the cross-entropy of classes"),
     Attack("square", Margin(), Square(), declares=_BLACK_BOX, about="random windows, kept if they help"),
     Attack("nes", Margin(), NES(), declares=_BLACK_BOX, about="PGD on a gradient estimated from losses"),
     # Measured on glyphs, PGD's long first steps carry over as well as momentum or better.
@@ -112,7 +113,7 @@ _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
         (
             *("fmn:steps=60,hurry=1", "cw", "cw-pixel:only=l2"),
             # Made for L2, where it is worth twice the steps.
-            *("ddn:steps=100,only=l2", "ddn:steps=50,only=linf"),
+            *("ddn:steps=100,only=l2", "ddn:steps=50,only=linf", "ddn-ce:steps=50,only=l2"),
             *("pgd", "apgd", "apgd-crowd", "pgd-push", "pgd-drift:only=l2", "square-probe"),
         ),
         "the ranking suite: min-norm, then cold starts with up to four objectives and a black-box probe",
@@ -120,6 +121,7 @@ _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "thorough": (
         (
             *("fmn:steps=200,hurry=1", "cw:steps=200", "cw-pixel:steps=200,only=l2", "ddn:steps=200"),
+            "ddn-ce:steps=200,only=l2",
             *("pgd:steps=100,restarts=3", "apgd:steps=100", "apgd-crowd:steps=100,restarts=2"),
             *("pgd-push:steps=100", "pgd-drift", "square:steps=1000"),
         ),
