@@ -9,7 +9,6 @@ What it cannot show: kernels of CUDA and their rounding, streams, memory, speed.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -222,9 +221,3 @@ def _wrap(one: Any, held: dict[int, There]) -> Any:
     if same is not None:
         return same
     return There.of(one)
-
-
-def waits(names: Iterable[str] = ()) -> int:
-    """How many waits there were, of these operations or of all."""
-    chosen = set(names)
-    return sum(count for name, count in WAITS.items() if not chosen or name in chosen)

@@ -1,7 +1,7 @@
 """What must run, and answer alike, on the CPU and on `elsewhere`, a device that refuses mixed operands.
 
-`python -m tests.elsewhere_cases` runs every case on both, in a process of its own because a device stays
-registered, and prints what each answered as JSON.
+`python -m tests.elsewhere_cases` reads names of cases and answers with what each said on both, in a process
+of its own because a device stays registered.
 """
 
 import json
@@ -43,6 +43,7 @@ SHORT = {
     "square-probe": "square-probe:steps=15",
     "fmn": "fmn:steps=8",
     "ddn": "ddn:steps=8",
+    "ddn-ce": "ddn-ce:steps=8",
     "cw": "cw:steps=8",
     "cw-pixel": "cw-pixel:steps=8",
     "square": "square:steps=20",
@@ -179,6 +180,7 @@ def _cases() -> dict[str, Callable[[str], Any]]:
 
 
 CASES = _cases()
+REFUSALS = "refusals"
 
 
 def refusals() -> dict[str, str]:
@@ -217,15 +219,16 @@ def answer(case: Callable[[str], Any]) -> dict[str, Any]:
         said["elsewhere"] = case(elsewhere.NAME)
     except Exception:
         said["error"] = traceback.format_exc()
-    return said | {"waits": elsewhere.WAITS.total(), "operations": elsewhere.OPERATIONS.total()}
+    return said | {"waits": dict(elsewhere.WAITS), "operations": elsewhere.OPERATIONS.total()}
 
 
 def main() -> None:
-    """All cases, or those named; JSON on stdout."""
+    """Answer the cases named on stdin, one a line, each by a line of JSON."""
     torch.set_num_threads(1)
     kept = elsewhere.install()
-    said = {"refusals": refusals()}
-    print(json.dumps(said | {name: answer(CASES[name]) for name in sys.argv[1:] or CASES}))
+    for line in sys.stdin:
+        name = line.strip()
+        print(json.dumps(refusals() if name == REFUSALS else answer(CASES[name])), flush=True)
     del kept
 
 

@@ -27,6 +27,7 @@ PUBLISHED, VERIFY = "tests/test_published.py", "tests/test_verify.py"
 LOWER = "tests/test_submit_attack.py"
 TRUSTED, UNTRUSTED = "tests/test_models_trusted.py", "tests/test_untrusted.py"
 CARDS = "tests/test_card_fields.py"
+ELSEWHERE = "tests/test_elsewhere.py"
 RECIPES, TRAINING = "tests/test_training_recipes.py", "tests/test_training.py"
 
 MUTATIONS = (
@@ -849,6 +850,46 @@ MUTATIONS = (
         'noise.key(self.settings.seed, "epoch")',
         TRAINING,
         "batches_hold",
+    ),
+    Mutation(
+        "an array is sent to the device and waited for",
+        "attacks/devices.py",
+        'non_blocking=device.type != "mps"',
+        "non_blocking=False",
+        ELSEWHERE,
+        "waits",
+    ),
+    Mutation(
+        "the device is asked at every step which aim is the largest",
+        "attacks/pool.py",
+        "aim, clean, most)",
+        "aim, clean)",
+        ELSEWHERE,
+        "waits",
+    ),
+    Mutation(
+        "a trust check lays a mask of the device over one of the CPU",
+        "benchmark/checks/listener.py",
+        "(size <= self._budget.limit)).cpu()",
+        "(size <= self._budget.limit))",
+        ELSEWHERE,
+        "checks",
+    ),
+    Mutation(
+        "cross-entropy claims by a value of its own",
+        "attacks/objectives.py",
+        "        return Margin()(scene).detach() + (pull - pull.detach())\n",
+        "        return pull\n",
+        ENGINE,
+        "cross_entropy",
+    ),
+    Mutation(
+        "the odds of a class stand at its first item, not at its nearest",
+        "attacks/retrieval.py",
+        "        chances = logits",
+        "        which = which * 0\n        chances = logits",
+        ENGINE,
+        "cross_entropy",
     ),
     Mutation(
         "the weakest of the thorough suite is weaker than the standard's",

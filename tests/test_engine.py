@@ -14,8 +14,9 @@ from attacks.budget import L2, Budget, Linf, budgets, parse_radius
 from attacks.catalogue import attack_table, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.lean import lean_model
-from attacks.objectives import Crowd, Drift, Margin, Objective, Push, Scene
+from attacks.objectives import CrossEntropy, Crowd, Drift, Margin, Objective, Push, Scene
 from attacks.record import Record
+from attacks.retrieval import Embedded, Gallery, Standing, hide_own
 from attacks.searches import FMN, PGD, Look, Search, State, begin
 from attacks.victim import frozen
 from tests.worlds import noisy_world
@@ -298,6 +299,28 @@ def test_objectives_by_hand() -> None:
         assert float(torch.autograd.grad(crowd.sum(), x)[0]) == pytest.approx(
             2 * (0.58 - 0.2) + 0.4, abs=1e-5
         )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_slope_of_cross_entropy_is_that_of_the_nearest_neighbour_rule(distance):
+    """Classes of unequal sizes, one query among the items of its class, one among another's, one outside."""
+    generator = torch.Generator().manual_seed(0)
+    labels = np.repeat(np.arange(4), [3, 5, 2, 11])
+    gallery = Gallery(Embedded(torch.randn(21, 5, generator=generator), labels, np.arange(21)), distance)
+    own = np.array([0, 1, 2, 3])
+    marks = gallery.marks(own, np.array([0, 14, 99, 20]))
+    x = gallery.prepare(torch.randn(4, 5, generator=generator)).requires_grad_()
+    standing = Standing(gallery, x.detach(), marks, gallery.tau)
+    scene = Scene(gallery, x, standing, torch.tensor([1, 2, 1, 4]), x.detach())
+    loss = CrossEntropy()(scene)
+    assert torch.equal(loss, Margin()(scene)), "its value is the margin"
+    # The same by the definition: a softmax over the nearest item of each class, the query's own left out.
+    similarity = hide_own(gallery.similarity(x), marks)
+    nearest = torch.stack([similarity[:, torch.from_numpy(labels == c)].amax(1) for c in range(4)], 1)
+    unit = 1.0 if distance == "cosine" else gallery.spread()
+    entropy = unit * torch.nn.functional.cross_entropy(nearest / unit, torch.from_numpy(own), reduction="sum")
+    (slope,), (wanted,) = (torch.autograd.grad(one.sum(), x) for one in (loss, entropy))
+    assert torch.allclose(slope, wanted, atol=1e-6) and slope.abs().sum() > 0.1
 
 
 @dataclass(frozen=True)
