@@ -155,7 +155,7 @@ class CrossEntropy(Objective):
     crosses = True
 
     def __call__(self, scene: Scene) -> Tensor:
-        odds = scene.standing.odds()
+        odds = scene.standing.odds(scene.gallery)
         pull = scene.gallery.mixed(scene.vectors, odds) - odds.sum(1) * scene.match
         return Margin()(scene).detach() + (pull - pull.detach())
 

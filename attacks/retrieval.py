@@ -80,9 +80,10 @@ class Gallery:
         self._half = self.vectors.square().sum(1)
         self._groups, self.members, self._sizes = _members(self.labels, self.vectors.device)
         self._by_id = np.argsort(self.ids, kind="stable")
+        unit = 1.0 if distance == "cosine" else self.spread()
+        self.tau = 1e-5 * unit
         # What an odds ratio of e is: 1 for cosines; unit vectors at random lie 2 apart, squared.
-        self.temperature = 1.0 if distance == "cosine" else max(self.spread(), 1e-12)
-        self.tau = 1e-5 if distance == "cosine" else 1e-5 * self.spread()
+        self.temperature = max(unit, 1e-12)
         scale = 1.0 if distance == "cosine" else float(self._half.max())
         # What float32 and float64 cannot tell apart; sums of another order differ by less than `tie`.
         self.noise, self.tie = 1e-6 * scale, 1e-12 * scale
@@ -203,7 +204,6 @@ class Standing:
     """
 
     def __init__(self, gallery: Gallery, prepared: Tensor, marks: Marks, slack: float = 0.0) -> None:
-        self.members, self.temperature = gallery.members, gallery.temperature
         self._similarity, matches, members = apart(gallery, prepared, marks)
         self.match, which = matches.max(1)
         self.match_at = members.gather(1, which[:, None])[:, 0]
@@ -223,17 +223,16 @@ class Standing:
             return _largest(self._similarity)
         return self._similarity.topk(min(most, self._similarity.shape[1]), dim=1)
 
-    def odds(self) -> Tensor:
+    def odds(self, gallery: Gallery) -> Tensor:
         """The nearest-neighbour rule as probabilities, without that of the query's own class: (rows, G).
 
         A class is as likely as its nearest item says (softmax of similarities over the gallery's
         `temperature`), and its probability stands at that item; all others have 0.
         """
-        members = self.members
-        nearest, which = self._similarity[:, members].max(2)
-        logits = torch.cat([nearest, self.match[:, None]], 1) / self.temperature
+        nearest, which = self._similarity[:, gallery.members].max(2)
+        logits = torch.cat([nearest, self.match[:, None]], 1) / gallery.temperature
         chances = logits.softmax(1)[:, :-1]
-        at = members.expand(len(which), -1, -1).gather(2, which[..., None])[..., 0]
+        at = gallery.members.expand(len(which), -1, -1).gather(2, which[..., None])[..., 0]
         return torch.zeros_like(self._similarity).scatter_(1, at, chances)
 
     def impostor(self, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,13 @@ from attacks.catalogue import find_attack, find_suite
 from attacks.errors import UserError
 from attacks.layout import channels_last
 from attacks.victim import Victim, frozen
+from benchmark.cells import environment
 from benchmark.datasets import load_task
 from benchmark.scoring import Scorer, Settings
 from benchmark.tasks import RetrievalTask
 from benchmarks.protocol import ROUNDS, alternate, facts, median, store
 from benchmarks.strength_report import compare
+from benchmarks.worlds import DIM, EACH, blurred, pictures
 from models import registry
 
 POINTS = 0.5
@@ -41,8 +43,6 @@ SHARE = 0.80
 
 MODELS = ("glyphs-natural", "glyphs-panum2021", "glyphs-est")
 RADIUS = "0.000001"
-EACH = 4
-"""Images per class of the made-up task."""
 
 
 def agreement(model: str, norm: str, device: str, suite: str, queries: int) -> dict[str, Any]:
@@ -59,28 +59,12 @@ def agreement(model: str, norm: str, device: str, suite: str, queries: int) -> d
     return {"model": model, "norm": norm, "apart": worst.difference, "budget": worst.budget, "k": worst.k}
 
 
-def made_up(images: int, side: int) -> RetrievalTask:
-    """Classes of smooth pictures, each a little noisy."""
-    generator = torch.Generator().manual_seed(0)
-    classes = -(-images // EACH)
-    coarse = torch.rand(classes, 3, max(2, side // 16), max(2, side // 16), generator=generator)
-    labels = np.repeat(np.arange(classes), EACH)[:images]
-    pictures = nn.functional.interpolate(coarse, size=side, mode="bilinear")[torch.from_numpy(labels)]
-    pictures = pictures + 0.01 * torch.randn(pictures.shape, generator=generator)
-    return RetrievalTask.leave_one_out(pictures.clamp(0, 1), labels, name="made up")
-
-
 def untrained(arch: str, task: RetrievalTask, device: torch.device) -> nn.Module:
-    """A torchvision model of random weights, its BatchNorm told what the pictures are like."""
+    """A torchvision model of random weights behind a blur, its BatchNorm told what the pictures are like."""
     torch.manual_seed(0)
-    model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=128).to(device)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        for part in np.array_split(task.gallery[:128], 4):
-            model.train()(task.load(part).to(device))
-    return model.eval()
+    network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=DIM).to(device)
+    parts = np.array_split(task.gallery[:128], 4)
+    return blurred(network, (task.load(part).to(device) for part in parts))
 
 
 class Clock:
@@ -149,7 +133,8 @@ def bare(scorer: Scorer, batches: int, clock: Clock) -> float:
 
 def throughput(args: argparse.Namespace, attack: str) -> dict[str, Any]:
     """Images per second of one attack's search and of the bare loop, and their ratio."""
-    task = made_up(args.images, args.side)
+    # Random weights of so deep a network tell only pictures apart that have nothing of their own.
+    task = pictures(-(-args.images // EACH), args.side, own=0.0).limit(args.images)
     settings = Settings(args.device, batch=args.batch, amp=False, fold=args.compile, compile=args.compile)
     device = settings.pick_device()
     clock = Clock(device)
@@ -194,7 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Compare, measure, print and store; 1 where a limit is passed."""
     args = read_arguments(words)
     try:
-        Settings(args.device).pick_device()
+        place = environment(Settings(args.device))["device"]
     except UserError as error:
         print(error)
         return 2
@@ -215,13 +200,9 @@ def main(words: Sequence[str] | None = None) -> int:
     holds &= all(one["share"] >= SHARE for one in timed)
     print("Holds." if holds else f"Beyond {POINTS} points or below {100 * SHARE:.0f} %.")
     options = {name: str(value) for name, value in vars(args).items()}
-    told = facts(**options, gpu=_named(args.device))
+    told = facts(**options, gpu=place)
     store(args.out, {"facts": told, "agreement": agreed, "throughput": timed, "holds": holds})
     return int(not holds)
-
-
-def _named(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 if __name__ == "__main__":

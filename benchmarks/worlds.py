@@ -1,7 +1,7 @@
 """What the attacks are timed on: a small model with its real task, a usual one with a made-up task."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from benchmark.tasks import RetrievalTask
 from models import registry
 
 SIDE, DIM = 64, 128
-_CLASSES, _EACH, _BLUR = 100, 6, 8
+_CLASSES, EACH, _BLUR = 100, 6, 8
 
 
 @dataclass(frozen=True)
@@ -38,38 +38,42 @@ def _convnet() -> tuple[nn.Module, RetrievalTask]:
 
 
 def _resnet18() -> tuple[nn.Module, RetrievalTask]:
-    """A ResNet-18 of random weights behind a blur, on smooth pictures made up for it.
-
-    Without the blur noise of a tenth of a grey level breaks every query, which would time nothing but
-    the first step. BatchNorm takes its statistics from the task.
-    """
-    task = _pictures()
+    """A ResNet-18 of random weights behind a blur, on smooth pictures made up for it."""
+    task = pictures()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = torchvision.models.resnet18(weights=None)
         network.fc = nn.Linear(network.fc.in_features, DIM)
-    model = nn.Sequential(
-        nn.AvgPool2d(_BLUR), nn.Upsample(scale_factor=float(_BLUR), mode="bilinear"), network
-    )
+    return blurred(network, task.load(task.gallery[::4]).split(50)), task
+
+
+def blurred(network: nn.Module, parts: Iterable[Tensor]) -> nn.Module:
+    """A network of random weights behind a blur, with BatchNorm's statistics from these batches of images.
+
+    Without the blur noise of a tenth of a grey level breaks every query, which would time nothing but
+    the first step.
+    """
+    blur = nn.AvgPool2d(_BLUR), nn.Upsample(scale_factor=float(_BLUR), mode="bilinear")
+    model = nn.Sequential(*blur, network)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches
     with torch.no_grad():
-        for part in task.load(task.gallery[::4]).split(50):
+        for part in parts:
             model.train()(part)
-    return model.eval(), task
+    return model.eval()
 
 
-def _pictures() -> RetrievalTask:
-    """Classes of smooth colour patterns, each picture mixed with a pattern of its own and noise."""
+def pictures(classes: int = _CLASSES, side: int = SIDE, own: float = 0.2) -> RetrievalTask:
+    """Classes of smooth colour patterns; each picture has noise and a share `own` of a pattern of its own."""
     generator = torch.Generator().manual_seed(0)
 
     def smooth(count: int) -> Tensor:
-        coarse = torch.rand(count, 3, SIDE // 8, SIDE // 8, generator=generator)
-        return nn.functional.interpolate(coarse, size=SIDE, mode="bilinear")
+        coarse = torch.rand(count, 3, side // 8, side // 8, generator=generator)
+        return nn.functional.interpolate(coarse, size=side, mode="bilinear")
 
-    labels = np.repeat(np.arange(_CLASSES), _EACH)
-    images = 0.8 * smooth(_CLASSES)[torch.from_numpy(labels)] + 0.2 * smooth(len(labels))
+    labels = np.repeat(np.arange(classes), EACH)
+    images = (1 - own) * smooth(classes)[torch.from_numpy(labels)] + own * smooth(len(labels))
     images = images + 0.03 * torch.randn(images.shape, generator=generator)
     return RetrievalTask.leave_one_out(images.clamp(0, 1), labels, name="patterns")
 

@@ -150,9 +150,8 @@ def install() -> list[torch.library.Library]:
 def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """One operation, by the CPU's kernel, once it is sure that CUDA would take it."""
     OPERATIONS[str(op)] += 1
-    if op in (aten.copy_.default, aten._copy_from.default):
-        source, target = args[:2] if op is aten._copy_from.default else args[1::-1]
-        return _copy(source, target, bool(args[2]) if len(args) > 2 else kwargs.get("non_blocking", False))
+    if op is aten.copy_.default:
+        return _copy(*args, **kwargs)
     if op is aten._to_copy.default:
         return _to_copy(*args, **kwargs)
     _refuse_mixed(op, args, kwargs)
@@ -170,8 +169,8 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     return tree_map(lambda one: _wrap(one, held), out)
 
 
-def _copy(source: Tensor, target: Tensor, free: bool) -> Tensor:
-    _count(isinstance(source, There), isinstance(target, There), free)
+def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    _count(isinstance(source, There), isinstance(target, There), non_blocking)
     _unwrap(target).copy_(_unwrap(source))
     return target
 
