@@ -24,13 +24,14 @@ from attacks.attack import Attack
 from attacks.devices import send
 from attacks.errors import UserError
 from attacks.objectives import Transfer
+from attacks.padding import SMALLEST_BATCH
 from attacks.pool import Pool
 from attacks.record import Record
 from attacks.retrieval import Marks, Standing
 from attacks.searches import Search
 from attacks.stages import Stage, stages
 from attacks.surrogate import Surrogate
-from attacks.victim import SMALLEST_BATCH, Victim
+from attacks.victim import Victim
 from attacks.waiting import Waiting
 from attacks.whole import run_whole
 

@@ -109,7 +109,8 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    # No size, share or weight of foolbox 3.3.4 means anything below 0; a step backwards attacks nobody.
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _whole(text: str) -> int | None:
@@ -130,7 +131,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     float: _number,
     NoneType: lambda text: None,
 }
-_WANTED = {bool: "true or false", int: "a whole number of at least 1", float: "a number"}
+_WANTED = {bool: "true or false", int: "a whole number of at least 1", float: "a number of at least 0"}
 
 
 def build(kind: str, options: Mapping[str, Any], norm: str) -> Any:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from attacks.devices import send
 from attacks.objectives import Scene
+from attacks.padding import SMALLEST_BATCH
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
-from attacks.victim import SMALLEST_BATCH
 from attacks.waiting import Place, Waiting, places
 
 if TYPE_CHECKING:

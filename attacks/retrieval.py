@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks.budget import wide
 from attacks.errors import UserError
+from attacks.padding import cut, padded
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -106,11 +107,12 @@ class Gallery:
         return float(torch.pdist(some).square().median())
 
     def similarity(self, prepared: Tensor) -> Tensor:
-        """(rows, D) prepared vectors to (rows, G) similarities."""
+        """(rows, D) prepared vectors to (rows, G) similarities, a new tensor."""
+        few, prepared = len(prepared), padded(prepared)
         if self.distance == "cosine":
-            return prepared @ self.vectors.T
+            return cut(prepared @ self.vectors.T, few)
         own = prepared.square().sum(1, keepdim=True)
-        return torch.addmm(-self._half[None], prepared, self.vectors.T, alpha=2).sub_(own)
+        return cut(torch.addmm(-self._half[None], prepared, self.vectors.T, alpha=2).sub_(own), few)
 
     def pairwise(self, prepared: Tensor, others: Tensor) -> Tensor:
         """Similarity of row i of one to row i of the other, both prepared (rows, D): (rows,)."""
@@ -122,17 +124,20 @@ class Gallery:
         """Similarity of prepared vectors (rows, D) to the items at `at` (rows, n), differentiable."""
         items = self.vectors[at]
         if self.distance == "cosine":
-            return torch.einsum("rd,rnd->rn", prepared, items)
+            # Not a matrix product: its sums would depend on n, the largest aim of any row beside this one.
+            return (prepared[:, None] * items).sum(2)
         return -(prepared[:, None] - items).square().sum(2)
 
     def mixed(self, prepared: Tensor, weights: Tensor) -> Tensor:
         """Sum over all items of a weight times the similarity, `weights` (rows, G); differentiable in the
         prepared vectors (rows, D), at the cost of one product: (rows,).
         """
-        near = (prepared * (weights @ self.vectors)).sum(1)
+        few, weights = len(prepared), padded(weights)
+        near = (prepared * cut(weights @ self.vectors, few)).sum(1)
         if self.distance == "cosine":
             return near
-        return 2 * near - weights.sum(1) * prepared.square().sum(1) - weights @ self._half
+        sizes = weights.sum(1)[:few] * prepared.square().sum(1)
+        return 2 * near - sizes - (weights @ self._half)[:few]
 
     def exact(self, vectors: Tensor, items: Tensor) -> Tensor:
         """Similarity in float64 of raw vectors (n, D) to the gallery items at `items` (n,): (n,)."""

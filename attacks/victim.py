@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from attacks.errors import UserError
 from attacks.layout import arranged, channels_last
 from attacks.memory import give_back_memory, keep_memory
+from attacks.padding import cut, padded
 from attacks.precision import full_float32
 from attacks.retrieval import Gallery
-
-# Below this many rows the CPU libraries pick other kernels, whose sums differ in the last bits; at or
-# above it every row's result was found to be the same for any batch (convnet, resnet, vit).
-SMALLEST_BATCH = 16
 
 
 @dataclass
@@ -71,14 +68,14 @@ class Victim:
 
     def plain(self, x: Tensor) -> Tensor:
         """Embed in float32 by the plain model, unmetered, in the caller's gradient mode."""
-        return self.model(channels_last(_pad(x)).clone())[: len(x)].float()
+        return self.model(channels_last(padded(x)).clone())[: len(x)].float()
 
     def probe(self, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
         """Embed in the search's precision; returns (the leaf that carries the gradient, vectors)."""
         self.meter.count(len(x), len(x) * gradient)
-        leaf = channels_last(_pad(x)).detach().requires_grad_(gradient)
+        leaf = channels_last(padded(x)).detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient), self._precision():
-            vectors = _cut(self.lean(leaf.clone()), len(x)).float()
+            vectors = cut(self.lean(leaf.clone()), len(x)).float()
         if gradient and not vectors.requires_grad:
             raise UserError(
                 "The model gives no gradient with respect to its images (it detaches them, or leaves torch); "
@@ -90,17 +87,6 @@ class Victim:
         if not self.amp:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
-
-
-def _cut(vectors: Tensor, rows: int) -> Tensor:
-    """The first rows; a slice of all of them would cost its own step of the backward pass."""
-    return vectors if len(vectors) == rows else vectors[:rows]
-
-
-def _pad(x: Tensor) -> Tensor:
-    if len(x) >= SMALLEST_BATCH or x.device.type != "cpu":
-        return x
-    return x[torch.arange(SMALLEST_BATCH) % len(x)]
 
 
 @contextmanager
@@ -143,8 +129,8 @@ def embed_all(
     for start in range(0, count, batch):
         x = load(start, min(start + batch, count)).to(device)
         with torch.no_grad():
-            padded = channels_last(_pad(x))
-            parts.append(check_output(model(padded), len(padded))[: len(x)])
+            many = channels_last(padded(x))
+            parts.append(check_output(model(many), len(many))[: len(x)])
         tick(start + len(x))
     return torch.cat(parts)
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from attacks.budget import Budget
 from attacks.errors import UserError
+from attacks.padding import SMALLEST_BATCH
 from attacks.retrieval import Embedded, Gallery
 from attacks.robrank import NAME as ROBRANK
 from attacks.robrank.bout import draw_up
 from attacks.robrank.strike import Steady, budget_for, measure, strike, suite_digest
 from attacks.robrank.threats import THREATS, Threat
-from attacks.victim import SMALLEST_BATCH, Victim, frozen
+from attacks.victim import Victim, frozen
 from benchmark import SHARD
 from benchmark.candidate import Candidate
 from benchmark.cells import environment, is_done, load_vectors, require_writable, save_vectors

@@ -20,10 +20,11 @@ from attacks.engine import Queries, Run
 from attacks.errors import UserError
 from attacks.lean import bfloat16_holds, lean_model
 from attacks.objectives import Transfer
+from attacks.padding import SMALLEST_BATCH
 from attacks.record import Record
 from attacks.retrieval import Distance, Embedded, Gallery
 from attacks.surrogate import Surrogate
-from attacks.victim import SMALLEST_BATCH, Meter, Victim, embed_all
+from attacks.victim import Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask

@@ -28,6 +28,7 @@ LOWER = "tests/test_submit_attack.py"
 TRUSTED, UNTRUSTED = "tests/test_models_trusted.py", "tests/test_untrusted.py"
 CARDS = "tests/test_card_fields.py"
 ELSEWHERE = "tests/test_elsewhere.py"
+ALONE = "tests/test_alone.py"
 RECIPES, TRAINING = "tests/test_training_recipes.py", "tests/test_training.py"
 
 MUTATIONS = (
@@ -44,6 +45,20 @@ MUTATIONS = (
         "hidden = torch.where(marks.inside[:, None], -torch.inf, similarity.gather(1, own))",
         "hidden = similarity.gather(1, own)",
         RETRIEVAL,
+    ),
+    Mutation(
+        "a row's loss is summed as the largest aim beside it has it",
+        "attacks/retrieval.py",
+        "            return (prepared[:, None] * items).sum(2)\n",
+        '            return torch.einsum("rd,rnd->rn", prepared, items)\n',
+        ALONE,
+    ),
+    Mutation(
+        "few rows go through the kernels for few rows",
+        "attacks/padding.py",
+        'if len(rows) >= SMALLEST_BATCH or rows.device.type != "cpu":',
+        "if True:",
+        ALONE,
     ),
     Mutation(
         "trap 3: an L2 step written as a sign step",

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attacks.catalogue import Suite
 from attacks.errors import UserError
-from attacks.victim import SMALLEST_BATCH, frozen
+from attacks.padding import SMALLEST_BATCH
+from attacks.victim import frozen
 from benchmark.candidate import Candidate
 from benchmark.cells import (
     ChecksLevel,
