@@ -101,6 +101,11 @@ class Attack:
         return bool(getattr(self.search, "min_norm", False))
 
     @property
+    def each_budget(self) -> bool:
+        """Whether a budget is tried whatever a larger one found: one step overshoots, a last iterate may."""
+        return self.last or "iterative" not in self.declares
+
+    @property
     def draws(self) -> str:
         """What its random draws are keyed by: its name, whichever norm it is meant for.
 
@@ -134,6 +139,8 @@ class Attack:
             "share": self.share,
             **({"code": code} if any(code) else {}),
             **({"draws": self.draws} if luck else {}),
+            # Min-norm searches and those of a library run once, or at each budget anyway.
+            **({"each budget": True} if self.each_budget and isinstance(self.search, Search) else {}),
         }
 
     def change(self, **options: str) -> "Attack":

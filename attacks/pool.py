@@ -123,7 +123,8 @@ class Pool:
         goal = self._goal()
         look = Look(losses, gradient, self._tensor(self.t), self._tensor(changed), goal)
         self.state = self.search.step(state, self.stage.budget, look)
-        self.t += self.pace
+        # A new array: on a CPU the search holds the old one as its `look.t`.
+        self.t = self.t + self.pace
         self._leave(goal)
 
     def _tensor(self, values: np.ndarray) -> Tensor:

@@ -71,15 +71,16 @@ class Record:
         self.passes, self.spent = other.passes.copy(), other.spent.copy()
         self.kept = dict(other.kept)
 
-    def aim(self, budget: int | np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def aim(self, budget: int | np.ndarray, rows: np.ndarray, each: bool = False) -> np.ndarray:
         """The smallest k that holds at a budget (an index, or one per row) and breaks at the next larger one.
 
-        (rows,), 0 where there is none. What holds in a larger ball is not tried in a smaller one.
+        (rows,), 0 where there is none. What holds in a larger ball is not tried in a smaller one, unless
+        `each` budget is to be tried by itself.
         """
         aim = self.smallest(self.rank[budget, rows])
         last = len(self.budgets) - 1
         beyond = np.where(budget < last, self.rank[np.minimum(budget + 1, last), rows], self.top)
-        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)
+        return np.where(((aim < beyond) | each) & (aim <= self.reach[rows]), aim, 0)
 
     def smallest(self, rank: np.ndarray) -> np.ndarray:
         """The smallest k that holds at these ranks, 0 where none does: like `rank`."""

@@ -62,7 +62,8 @@ def stages(record: Record, attack: Attack, number: int, seed: int) -> Iterator[S
         falling = list(reversed(range(len(record.budgets))))
         for part in [falling] if attack.search.own_radii else [[index] for index in falling]:
             budgets = tuple(record.budgets[index] for index in part)
-            yield Stage(attack, number, budgets, seed, record, _per_budget(record, np.array(part)))
+            aims = _per_budget(record, np.array(part), attack.each_budget)
+            yield Stage(attack, number, budgets, seed, record, aims)
 
 
 def _whole(record: Record, index: int) -> Aims:
@@ -75,12 +76,14 @@ def _whole(record: Record, index: int) -> Aims:
     return aims
 
 
-def _per_budget(record: Record, indices: np.ndarray) -> Aims:
-    """Largest budget first; a smaller one is tried on what the next larger one broke.
+def _per_budget(record: Record, indices: np.ndarray, each: bool) -> Aims:
+    """Largest budget first; a smaller one is tried on what the next larger one broke, or by itself (`each`).
 
     On a robust model this saves a third of the passes of going up (measured: after a min-norm search
     73 against 106 passes per query, with equal ranks), because a query that holds in a large ball is
-    not searched in every smaller one as well.
+    not searched in every smaller one as well. That is right for a search that finds its way in the ball;
+    one full step may break a query at a small radius and pass over its end at a large one (measured for
+    FGSM: up to 8 points of R@1 lost).
 
     A row climbs from k to k by its own ranks, also past those that an earlier attack has broken: who
     starts cold at a large k misses what the way there finds. So an attack finds in a suite what it
@@ -91,7 +94,7 @@ def _per_budget(record: Record, indices: np.ndarray) -> Aims:
         index = indices[at]
         # What the record did not take (a claim that failed) does not count for the row either.
         next_k = record.smallest(np.minimum(own, record.rank[index, rows]))
-        return np.where((record.aim(index, rows) > 0) & (next_k > tried), next_k, 0)
+        return np.where((record.aim(index, rows, each) > 0) & (next_k > tried), next_k, 0)
 
     return aims
 

@@ -61,6 +61,14 @@ MUTATIONS = (
         ALONE,
     ),
     Mutation(
+        "one step is tried at a small radius only where it broke at a larger one",
+        "attacks/attack.py",
+        '        return self.last or "iterative" not in self.declares\n',
+        "        return False\n",
+        LAWS,
+        only="overshoot",
+    ),
+    Mutation(
         "trap 3: an L2 step written as a sign step",
         "attacks/budget.py",
         "return scaled / spread(scaled.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)",
@@ -606,9 +614,25 @@ MUTATIONS = (
     Mutation(
         "an iterate that breaks a query is heard and forgotten",
         "benchmark/checks/listener.py",
-        "                self.broke[owner[rank > 1]] = True\n",
+        "                self.broke[owner[clear]] = True\n",
         "",
         CHECKS,
+    ),
+    Mutation(
+        "leads below tau on the way are seen and not judged",
+        "benchmark/checks/listener.py",
+        'return verdict(name, share > 5, "block", message, share, 5)',
+        'return verdict(name, False, "block", message, share, 5)',
+        CHECKS,
+        only="gate",
+    ),
+    Mutation(
+        "a min-norm search goes on in bfloat16",
+        "benchmark/scoring.py",
+        "        amp = self.amp and not min_norm\n",
+        "        amp = self.amp\n",
+        "tests/test_evaluation.py",
+        only="smallest",
     ),
     Mutation(
         "verify computes recalls again and looks at their values only",

@@ -13,9 +13,13 @@ from attacks.budget import NORMS
 from attacks.catalogue import attack_table
 from attacks.engine import Run
 from attacks.searches import Search
+from attacks.victim import frozen
 from benchmark.conformance import LAWS, check_attack
 from benchmark.conformance.case import RADII
 from benchmark.conformance.case import shorten as short
+from benchmark.datasets import load_task
+from benchmark.scoring import Scorer, Settings
+from models import registry
 from tests.worlds import World, noisy_world
 
 ATTACKS = [replace(attack, name=name) for name, attack in attack_table().items()]
@@ -83,7 +87,7 @@ def test_passes_are_counted(world: World) -> None:
     from attacks.engine import Queries
     from attacks.record import Record
     from attacks.retrieval import ranks
-    from attacks.victim import Victim, frozen
+    from attacks.victim import Victim
 
     attack = attack_table()["released"]
     with frozen(world.model):
@@ -95,3 +99,20 @@ def test_passes_are_counted(world: World) -> None:
         queries = Queries(lambda rows: world.images[rows], items.ids, marks, gallery.prepare(items.vectors))
         Run(victim, queries, record).attack(attack)
     assert (victim.meter.forward, victim.meter.backward) == (6 * holding, 5 * holding)
+
+
+@pytest.mark.parametrize("name", [attack.name for attack in STEPPED if attack.each_budget])
+def test_who_may_overshoot_finds_on_the_grid_what_each_budget_alone_gives(name: str) -> None:
+    """One step may break a query at a small radius and pass over its end at a large one."""
+    model, task = registry.load("glyphs-natural"), load_task("glyphs").limit(48)
+    attack, radii = attack_table()[name], ["0.02", "0.05", "0.1", "0.2", "0.3"]
+    with frozen(model.module) as module:
+        scorer = Scorer(module, task, model.spec.distance, Settings("cpu"))
+
+        def rank(radii: list[str]) -> np.ndarray:
+            return scorer.run([attack], "linf", radii=radii, headline=radii[0], ks=(1, 4)).record.rank
+
+        alone = np.concatenate([rank([radius]) for radius in radii])
+        assert np.array_equal(rank(radii), np.maximum.accumulate(alone))
+    if name == "fgsm":
+        assert (np.diff(alone, axis=0) < 0).any(), "nothing overshot here, so nothing was put to the test"

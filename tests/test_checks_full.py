@@ -20,7 +20,7 @@ from benchmark.candidate import Candidate
 from benchmark.checks import FULL, Trial, audit, canary, clean_checks, full_checks, independence
 from benchmark.checks.listener import still
 from benchmark.checks.outsiders import _surrogate, black_box, eight_bit, transfer
-from benchmark.checks.trial import with_steps
+from benchmark.checks.trial import held, with_steps
 from benchmark.commands.options import checks_level
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.scoring import Settings
@@ -235,6 +235,30 @@ def test_an_iterate_that_the_engine_loses_is_noticed(monkeypatch):
     assert outcomes(trial)["zero budget"] == "pass"
 
 
+@pytest.mark.parametrize("answer", ["no length", "one place for all", "apart from all"])
+def test_a_gate_that_answers_perturbed_images_with_nothing_is_blocked(answer):
+    """Clean images come through; what is beaten by less than tau cannot be claimed, so nothing breaks."""
+    task = small_task()
+    files = task.load(np.arange(len(task.labels)))
+
+    def gate(z, x):
+        known = (x[:, None] == files).flatten(2).all(2).any(1)[:, None]
+        if answer == "apart from all":  # a dimension that no clean image uses
+            z, nothing = nn.functional.pad(z, (0, 1)), nn.functional.pad(0 * z, (0, 1), value=1.0) + 1e-9
+        else:
+            nothing = z * 1e-20 if answer == "no length" else 0 * z
+        return torch.where(known, z, nothing)
+
+    sound, gated = (trial_of(model, task=task) for model in (perceptron(), Wrapped(gate)))
+    assert gated.scorer.clean.recall(1) == sound.scorer.clean.recall(1) > 0.9
+    assert held(sound.white_box).mean() < 0.2 and held(gated.white_box).mean() > 0.9
+    assert {check.level for check in clean_checks(gated.scorer)} <= {"ok", "note"}
+    found = {check.name: check for check in full_checks(gated)}
+    check = found["resolution under attack"]
+    assert check.level == "block" and check.figure > 50 and check.threshold == 5
+    assert outcomes(sound)["resolution under attack"] == "pass"
+
+
 def test_an_attack_that_claims_its_last_iterate_only_is_not_held_to_the_others():
     found = {c.name: c for c in full_checks(trial_of(perceptron(), [find_attack("released")]))}
     check = found["iterates against the result"]
@@ -355,7 +379,8 @@ def test_the_mean_of_passes_is_checked_in_full():
     scorer = scorer_of(Averaged(Random(), 10))
     found = {check.name: check for check in full_checks(Trial(scorer, STEPPED, "linf"))}
     left = {name for name, check in found.items() if check.level == "not run"}
-    assert left == {"iterates against the result", "transfer against white-box"}
+    heard = {"iterates against the result", "resolution under attack"}
+    assert left == {*heard, "transfer against white-box"}
     assert found["zero budget"].level == "ok" and found["black-box against white-box"].level == "ok"
 
 

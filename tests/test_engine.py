@@ -350,6 +350,44 @@ def test_a_whole_search_is_clipped_audited_and_verified() -> None:
         np.testing.assert_allclose(record.size[:, 1], [float(radius)], atol=1e-6)
 
 
+@dataclass(frozen=True)
+class Boundless(PGD):
+    """Sign steps within the radius that forget that pixels end at 0 and at 1."""
+
+    name = "boundless"
+
+    def step(self, state: State, budget: Budget, look: Look) -> State:
+        state.point.copy_(state.origin + 0.3 * look.slope.sign())
+        return state
+
+
+def test_what_is_no_picture_is_no_finding() -> None:
+    world = noisy_world()
+    found, sound = (
+        world.run(Attack("one", Margin(), search), "linf", ["0.3"], keep_at=0)
+        for search in (Boundless(steps=3), PGD(steps=3))
+    )
+    kept = [image for image in found.kept.values() if image is not None]
+    assert all(image.min() >= 0 and image.max() <= 1 for image in kept)
+    assert (found.rank[0] > found.clean).sum() == len(kept) < (sound.rank[0] > sound.clean).sum()
+
+
+def test_what_a_search_was_told_stays_as_it_was() -> None:
+    """It may keep its looks; that a CPU shares memory with the pool's own counters must not show."""
+    looks: list[Look] = []
+
+    @dataclass(frozen=True)
+    class Remembers(PGD):
+        name = "remembers"
+
+        def step(self, state: State, budget: Budget, look: Look) -> State:
+            looks.append(look)
+            return super().step(state, budget, look)
+
+    noisy_world().run(Attack("one", Margin(), Remembers(steps=4)), "linf", ["0.001"])
+    assert len(looks) > 3 and looks[0].t.eq(0).all() and looks[1].t.max() == 1
+
+
 def test_a_whole_search_gets_the_rows_whose_first_k_still_holds() -> None:
     world = ladder_world()
     world.query = np.array([6, 6])

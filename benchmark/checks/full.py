@@ -5,7 +5,7 @@ from collections.abc import Callable
 from attacks.errors import UserError
 from benchmark.checks.clean import clean_checks
 from benchmark.checks.gradients import gradient, huge, one_step, twice
-from benchmark.checks.listener import iterates, still
+from benchmark.checks.listener import iterates, narrow, still
 from benchmark.checks.outsiders import black_box, eight_bit, transfer
 from benchmark.checks.trial import Trial
 from benchmark.checks.verdict import not_run
@@ -15,6 +15,7 @@ from models.averaged import Averaged
 FULL: dict[str, Callable[[Trial], Check]] = {
     "zero budget": still,
     "iterates against the result": iterates,
+    "resolution under attack": narrow,
     "gradient at a random start": gradient,
     "R@1 at L-inf 0.5": huge,
     "one step against iterative": one_step,

@@ -1,5 +1,9 @@
 """Signs that the engine reports less than its attacks found, or moves what it may not."""
 
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,7 +11,7 @@ from attacks.budget import NORMS, Linf
 from attacks.retrieval import Standing
 from attacks.searches import Search
 from benchmark.checks.clean import embed
-from benchmark.checks.trial import Trial, with_steps
+from benchmark.checks.trial import Trial, held, with_steps
 from benchmark.checks.verdict import not_run, verdict
 from leaderboard.records import Check
 from models.averaged import Averaged
@@ -55,20 +59,68 @@ def iterates(trial: Trial) -> Check:
     asked for, so that no rounding decides.
     """
     name = "iterates against the result"
-    if isinstance(trial.scorer.model, Averaged):
-        return not_run(name, "the model is random: the unluckiest of many looks is no finding")
-    attacks = [attack for attack in trial.attacks if not attack.last]
-    if not attacks:
-        return not_run(name, "every attack of the suite claims its last iterate only, by declaration")
-    listener = _Listener(trial)
-    outcome = trial.run(attacks, listener.rows, hear=listener.hear)
-    listener.settle()
-    missed = int((listener.broke.cpu().numpy() & (outcome.record.rank[0] <= 1)).sum())
+    heard = _heard(trial)
+    if isinstance(heard, str):
+        return not_run(name, heard)
+    missed = int((heard.broke & heard.holds).sum())
     message = (
-        f"{missed} of {len(listener.rows)} queries were broken by one of {listener.count:,} images on "
+        f"{missed} of {len(heard.rows)} queries were broken by one of {heard.looks.sum():,} images on "
         "the way but not in the result"
     )
     return verdict(name, missed > 0, "block", message, missed, 0)
+
+
+def narrow(trial: Trial) -> Check:
+    """A query does not hold because what beats it does so by less than tau, image after image.
+
+    The clean queries may be decided clearly (`resolution`) and yet no lead be left on perturbed images: a
+    model that senses them and answers with next to nothing (a vector that all items are equally far from)
+    can lose no query, for nothing can be claimed. Looked at are the images of `iterates`.
+    """
+    name = "resolution under attack"
+    heard = _heard(trial)
+    if isinstance(heard, str):
+        return not_run(name, heard)
+    shown = int(heard.looks[heard.holds].sum())
+    share = 100 * int(heard.narrow[heard.holds].sum()) / max(1, shown)
+    message = (
+        f"of {shown:,} images of the {heard.holds.sum()} of {len(heard.rows)} queries that hold, "
+        f"{share:.1f} % are beaten by less than tau (at most 5 %)"
+    )
+    return verdict(name, share > 5, "block", message, share, 5)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What became of some queries, all (n,): which hold in the result and which some image broke, how many
+    images were looked at, and how many of those were beaten by less than tau.
+    """
+
+    rows: np.ndarray
+    holds: np.ndarray
+    broke: np.ndarray
+    looks: np.ndarray
+    narrow: np.ndarray
+
+
+# Two checks read what was heard once; it goes when the trial does.
+_HEARD_IN: WeakKeyDictionary[Trial, _Heard] = WeakKeyDictionary()
+
+
+def _heard(trial: Trial) -> _Heard | str:
+    """Every image that the suite's attacks show the model for some queries, ranked again; or why not."""
+    if isinstance(trial.scorer.model, Averaged):
+        return "the model is random: the unluckiest of many looks is no finding"
+    attacks = [attack for attack in trial.attacks if not attack.last]
+    if not attacks:
+        return "every attack of the suite claims its last iterate only, by declaration"
+    if trial not in _HEARD_IN:
+        listener = _Listener(trial)
+        outcome = trial.run(attacks, listener.rows, hear=listener.hear)
+        listener.settle()
+        counts = (one.cpu().numpy() for one in (listener.broke, listener.looks, listener.narrow))
+        _HEARD_IN[trial] = _Heard(listener.rows, held(outcome), *counts)
+    return _HEARD_IN[trial]
 
 
 class _Listener:
@@ -80,8 +132,8 @@ class _Listener:
         self._origins = trial.images(self.rows)
         queries = trial.scorer.queries
         self._marks = trial.scorer.gallery.marks(queries.labels[self.rows], queries.ids[self.rows])
-        self.broke = torch.zeros(len(self.rows), dtype=torch.bool, device=trial.scorer.device)
-        self.count = 0
+        none = torch.zeros(len(self.rows), dtype=torch.int64, device=trial.scorer.device)
+        self.broke, self.looks, self.narrow = none.bool(), none.clone(), none.clone()
         self._x: list[Tensor] = []
         self._of: list[Tensor] = []
 
@@ -103,10 +155,14 @@ class _Listener:
         for part, owner in zip(x.split(self._scorer.batch), of.split(self._scorer.batch), strict=True):
             if len(part):
                 self._trial.meter.forward += len(part)
-                gallery = self._scorer.gallery
-                rank = Standing(gallery, embed(self._scorer, part), self._marks[owner], 2 * gallery.tau).rank
-                self.broke[owner[rank > 1]] = True
-                self.count += len(part)
+                gallery, marks = self._scorer.gallery, self._marks[owner]
+                prepared = embed(self._scorer, part)
+                tied, lead, clear = (
+                    Standing(gallery, prepared, marks, slack * gallery.tau).rank > 1 for slack in (0, 1, 2)
+                )
+                self.broke[owner[clear]] = True
+                self.looks += owner.bincount(minlength=len(self.rows))
+                self.narrow += owner[tied & ~lead].bincount(minlength=len(self.rows))
 
 
 def _first_of_equals(x: Tensor) -> Tensor:

@@ -33,7 +33,13 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Defaul
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images per pass; halves by itself when memory runs out.")
 ]
-Amp = Annotated[bool, typer.Option("--amp", help="Search in bfloat16 (findings are verified in float32).")]
+Amp = Annotated[
+    bool,
+    typer.Option(
+        "--amp",
+        help="Search in bfloat16, but for the smallest perturbation (findings are verified in float32).",
+    ),
+]
 Fold = Annotated[bool, typer.Option("--fold", help="Search with BatchNorm folded into the convolutions.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Search with a compiled model (worth it on a GPU).")]
 Checks = Annotated[
