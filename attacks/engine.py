@@ -184,8 +184,8 @@ class Run:
             some = x.index_select(0, at)
             # What is no picture lies in no budget, whatever its size.
             inside = ((some >= 0) & (some <= 1)).flatten(1).all(1)
-            size = stage.budget.size(some, origin.index_select(0, at))
-            size = size.masked_fill(~inside, torch.inf).cpu().numpy()
+            sizes = stage.budget.size(some, origin.index_select(0, at))
+            size = sizes.masked_fill(~inside, torch.inf).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], some)
             if stage.known is not self.record:
                 stage.known.claim(stage.number, rows[better], size, ranks[better], some)
