@@ -4,7 +4,7 @@ import hashlib
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from attacks.catalogue import Suite
 from attacks.errors import UserError
 from benchmark.candidate import Candidate
-from benchmark.checks import Trial, audit, chance_of, clean_checks, full_checks, left_out, rescore
+from benchmark.checks import FULL, Trial, audit, chance_of, clean_checks, full_checks, left_out, rescore
 from benchmark.pictures import kept_path, write_pictures
 from benchmark.scoring import Outcome, Scorer, Settings, positions_of
 from benchmark.tasks import RetrievalTask
@@ -126,8 +126,10 @@ def run_shard(
 CellChecks = tuple[list[Check], dict[str, object]]
 
 
-def cell_checks(scorer: Scorer, suite: Suite, record: CellRecord, checks: ChecksLevel) -> CellChecks:
-    """The checks that attack a subset of the cell's queries again, and what they cost.
+def cell_checks(
+    scorer: Scorer, suite: Suite, record: CellRecord, checks: ChecksLevel, known: Collection[str] = ()
+) -> CellChecks:
+    """The checks, but the `known`, that attack a subset of the cell's queries again, and what they cost.
 
     They run once for each cell, with its first shard; any other shard says so.
     """
@@ -139,25 +141,40 @@ def cell_checks(scorer: Scorer, suite: Suite, record: CellRecord, checks: Checks
         return left_out("basic checks only; score again with --checks full"), {"checks": "basic"}
     trial = Trial(scorer, suite.attacks, record.norm, record.seed)
     start = time.perf_counter()
-    found = full_checks(trial)
+    found = full_checks(trial, known)
     cost = {"forward": trial.meter.forward, "backward": trial.meter.backward}
     seconds = round(time.perf_counter() - start, 3)
     return found, {"checks": "full", "checks_cost": cost | {"seconds": seconds}}
 
 
 def lacks_checks(path: Path) -> bool:
-    """Whether a cell's first shard was written with basic checks only."""
+    """Whether a cell's first shard was written with basic checks only, or before there was some check."""
     record, _ = read_cell(path)
-    return not (record.shard.index or record.suite.alone) and record.environment.get("checks") != "full"
+    return not (record.shard.index or record.suite.alone) and _had(record) < set(FULL)
+
+
+def _had(record: CellRecord) -> set[str]:
+    """The full checks that a cell went through."""
+    return {c.name for c in record.checks if record.environment.get("checks") == "full"} & set(FULL)
 
 
 def add_checks(path: Path, scorer: Scorer, suite: Suite) -> None:
-    """Run the full checks of a cell that was scored before, and write them into its first shard."""
+    """Run the full checks that a scored cell has not had yet, and write them into its first shard."""
     record, frame = read_cell(path)
-    found, facts = cell_checks(scorer, suite, record, "full")
-    known = {check.name: check for check in record.checks} | {check.name: check for check in found}
-    update = {"checks": tuple(known.values()), "environment": record.environment | facts}
+    found, facts = cell_checks(scorer, suite, record, "full", _had(record))
+    known = {check.name: check for check in (*record.checks, *found)}
+    places = {name: place for place, name in enumerate(FULL)}
+    checks = tuple(sorted(known.values(), key=lambda check: places.get(check.name, -1)))
+    cost = _sum(record.environment.get("checks_cost"), facts.pop("checks_cost", None))
+    update = {"checks": checks, "environment": record.environment | facts | cost}
     write_cell(path, record.model_copy(update=update), frame)
+
+
+def _sum(*costs: object) -> dict[str, object]:
+    """What checks have cost in all, as a row's environment says it; nothing where none says."""
+    known = [cost for cost in costs if isinstance(cost, dict)]
+    names = ("forward", "backward", "seconds")
+    return {"checks_cost": {n: round(sum(cost[n] for cost in known), 3) for n in names}} if known else {}
 
 
 def kept_rows(scorer: Scorer, seed: int) -> np.ndarray:

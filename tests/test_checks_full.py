@@ -472,6 +472,23 @@ def test_full_checks_are_added_to_a_cell_that_lacks_them(tmp_path):
     assert again.pairings[0].most_check_passes == 0
 
 
+def test_a_check_that_a_cell_is_older_than_is_run_alone(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        for name in ("resolution under attack", "twice the steps"):
+            earlier.delitem(FULL, name)
+        _, old = full_run(tmp_path)
+    cost = old.record.environment["checks_cost"]
+    with monkeypatch.context() as broken:
+        broken.setitem(FULL, "zero budget", None)  # it was run before, so it is not run now
+        plan, new = full_run(tmp_path)
+    assert plan.shards[0] == 0 and plan.pairings[0].most_check_passes > 0
+    _, at_once = full_run(tmp_path / "at once")
+    assert new.record.checks == at_once.record.checks
+    assert new.record.environment["checks_cost"]["forward"] > cost["forward"]
+    again, _ = full_run(tmp_path)
+    assert again.pairings[0].most_check_passes == 0
+
+
 def test_a_grid_scores_the_mean_of_passes_under_a_name_of_its_own(tmp_path):
     _, cell = full_run(tmp_path, eot=3, checks="basic")
     assert cell.record.model.name == "mine-eot3" and cell.record.model.model_extra["eot"] == 3

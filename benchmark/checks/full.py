@@ -1,6 +1,6 @@
 """The checks that need further attacks: a table, and how a cell runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from attacks.errors import UserError
 from benchmark.checks.clean import clean_checks
@@ -28,12 +28,13 @@ NOT_RUN = tuple(FULL)
 """What `--checks basic` leaves out."""
 
 
-def full_checks(trial: Trial) -> list[Check]:
-    """Every check of `FULL` on a subset of the queries; what cannot run says why."""
+def full_checks(trial: Trial, known: Collection[str] = ()) -> list[Check]:
+    """Every check of `FULL` but the `known` on a subset of the queries; what cannot run says why."""
     random = any(c.name == "repeatability" and c.level == "block" for c in clean_checks(trial.scorer))
     if random and not isinstance(trial.scorer.model, Averaged):
-        return left_out("the model is random: two passes differ, so nothing found would hold (see --eot)")
-    return [_try(name, check, trial) for name, check in FULL.items()]
+        why = "the model is random: two passes differ, so nothing found would hold (see --eot)"
+        return [check for check in left_out(why) if check.name not in known]
+    return [_try(name, check, trial) for name, check in FULL.items() if name not in known]
 
 
 def left_out(why: str) -> list[Check]:
