@@ -24,14 +24,27 @@ _ABOUT = (
     *("title", "training", "loss", "arch", "dim", "trained_on", "pretraining", "saw_test_classes"),
     *("authors", "paper", "licence"),
 )
+_UNSAID: tuple[object, ...] = (None, "", "unknown", {})
 
 
 def lacking(entry: Entry) -> list[str]:
     """What a reader would want to know of a model and its card does not say."""
     card = entry.model.model_dump()
-    missing = [name for name in _ABOUT if card.get(name) in (None, "", "unknown", {})]
+    missing = [name for name in _ABOUT if card.get(name) in _UNSAID]
     hardened = entry.model.training not in ("", "natural") or bool(card.get("defence_eps"))
     return missing + (["sibling"] if hardened and not entry.model.sibling else [])
+
+
+def _still_said(entry: Entry, there: Iterable[Entry]) -> Entry:
+    """The row, and what published rows of its weights (in its own place first) say and its card does not."""
+    card = entry.model.model_dump()
+    update: dict[str, object] = {}
+    for other in sorted(there, key=lambda row: row.at != entry.at):
+        if other.model.digest == entry.model.digest:
+            said = other.model.model_dump()
+            unsaid = [name for name in _ABOUT if card.get(name) in _UNSAID and name not in update]
+            update |= {name: said[name] for name in unsaid if said.get(name) not in _UNSAID}
+    return entry.model_copy(update={"model": entry.model.model_copy(update=update)}) if update else entry
 
 
 def root_of(entries: Path) -> Path:
@@ -78,14 +91,16 @@ def publish(
     Refused with UserError before anything is written: a row that would not be ranked (unless
     `preliminary`), another row in a place that is taken (unless `replace`), a duplicate under another
     name. The same rows give the same bytes. What others handed in for a published row stays with the one
-    that replaces it. RobRank's threats are copied for rows that are there already, too.
+    that replaces it; what a card leaves unsaid and that of a published row of the same weights says is taken
+    from there. RobRank's threats are copied for rows that are there already, too.
     """
     root = root_of(to)
     there = {entry.at: entry for entry in load_entries(root, problem)}
     measured = robrank_of(source, there.values())
     chosen = gather(source, models, problem, {row.model.name for row in measured})
     measured = [row for row in measured if not models or row.model.name in models]
-    found = [carry_over(there.get(entry.at), entry, problem) for entry in chosen]
+    told = [_still_said(entry, there.values()) for entry in chosen]
+    found = [carry_over(there.get(entry.at), entry, problem) for entry in told]
     rows = [assess([entry])[0] for entry in found]
     if not preliminary:
         _refuse_short(rows)

@@ -118,6 +118,23 @@ def test_what_may_not_be_published_is_refused_before_anything_is_written(source,
         publish(tmp_path / "published" / "entries" / "cub200", to)
 
 
+def test_what_a_published_card_says_of_the_same_weights_stays_said(source, to, tmp_path):
+    """A row scored again from the file that training wrote must not lose its title and its source."""
+    publish(source, to, problem=pytest.fail)
+    for at in [("con-rob", "linf"), ("con-nat", "linf")]:
+        old = next(row for row in load_entries(to.parent) if (row.model.name, row.norm) == at)
+        card = old.model.model_copy(update={"title": f"Said of {at[0]}", "licence": "MIT"})
+        save_entry(to.parent, old.model_copy(update={"model": card}))
+    anew = tmp_path / "anew"
+    record, frame = cell("con-rob", **SMALL)
+    silent = record.model.model_copy(update={"title": "", "licence": "BSD"})
+    put(anew, record.model_copy(update={"model": silent}), frame)
+    new = publish(anew, to, ["con-rob"], replace=True, preliminary=True)
+    assert [(row.model.title, row.model.model_dump()["licence"]) for row in new] == [
+        ("Said of con-rob", "BSD")
+    ]
+
+
 def test_one_model_under_two_names_is_refused(source, to):
     publish(source, to, problem=pytest.fail)
     twin = entry().model_copy(update={"model": entry().model.model_copy(update={"name": "twin"})})
