@@ -213,7 +213,7 @@ MUTATIONS = (
     Mutation(
         "a smaller budget is tried on what the larger one held",
         "attacks/record.py",
-        "        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)\n",
+        "        return np.where(((aim < beyond) | each) & (aim <= self.reach[rows]), aim, 0)\n",
         "        return np.where(aim <= self.reach[rows], aim, 0)\n",
         ENGINE,
     ),
@@ -269,8 +269,8 @@ MUTATIONS = (
     Mutation(
         "the aim never moves past k = 1",
         "attacks/record.py",
-        "        return np.where((aim < beyond) & (aim <= self.reach[rows]), aim, 0)\n",
-        "        return np.where((aim < beyond) & (aim <= self.reach[rows]) & (aim == self.ks[0]), aim, 0)\n",
+        "        return np.where(((aim < beyond) | each) & (aim <= self.reach[rows]), aim, 0)\n",
+        "        return np.where(((aim < beyond) | each) & (aim <= self.reach[rows]) & (aim == 1), aim, 0)\n",
         ENGINE,
     ),
     Mutation(
