@@ -66,7 +66,7 @@ MUTATIONS = (
         '        return self.last or "iterative" not in self.declares\n',
         "        return False\n",
         LAWS,
-        only="overshoot",
+        only="who_may_overshoot",
     ),
     Mutation(
         "trap 3: an L2 step written as a sign step",

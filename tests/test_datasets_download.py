@@ -247,12 +247,12 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     return info
 
 
-def zip_with(name: str, mode: int = 0) -> bytes:
+def zip_with(name: str, mode: int = 0, packed_by: int = zipfile.ZIP_STORED) -> bytes:
     out = io.BytesIO()
     info = zipfile.ZipInfo("x")
     info.filename, info.external_attr = name, mode << 16
     with zipfile.ZipFile(out, "w") as packed:
-        packed.writestr(info, b"target")
+        packed.writestr(info, b"target", packed_by)
     return out.getvalue()
 
 
@@ -278,6 +278,20 @@ def test_hostile_members_are_refused(case: str, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(HOSTILE[case])
     with pytest.raises(UserError, match=r"was refused: its member .* (link or a device|name|folder)\.$"):
         archives.unpack(tmp_path / "a.bin", tmp_path / "in" / "out", 1000)
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("way", ["tar xz", "tar bz2", "zip lzma", "zip bzip2"])
+def test_only_what_data_sets_are_compressed_with_is_unpacked(way: str, tmp_path: Path) -> None:
+    """A header of 13 bytes may ask the reader of an xz or lzma stream for 4 GiB of memory."""
+    if way.startswith("tar"):
+        with tarfile.open(tmp_path / "a", f"w:{way[4:]}") as tar:
+            tar.addfile(member("evil"))
+    else:
+        kind = zipfile.ZIP_LZMA if way == "zip lzma" else zipfile.ZIP_BZIP2
+        (tmp_path / "a").write_bytes(zip_with("evil", packed_by=kind))
+    with pytest.raises(UserError, match=r"something else than deflate|is damaged or cannot be unpacked"):
+        archives.unpack(tmp_path / "a", tmp_path / "out", 1000)
     assert not list(tmp_path.rglob("*evil*"))
 
 
