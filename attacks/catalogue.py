@@ -115,8 +115,8 @@ _SUITES: dict[str, tuple[tuple[str, ...], str]] = {
             # Made for L2, where it is worth twice the steps.
             *("ddn:steps=100,only=l2", "ddn:steps=50,only=linf", "ddn-ce:steps=50,only=l2"),
             *("pgd", "apgd", "apgd-crowd", "pgd-push", "pgd-drift:only=l2"),
-            # Alone it broke a few queries that all before it had missed; late, few queries pay for it.
-            *("mim:only=linf", "square-probe"),
+            # Each alone broke a few queries that all before it had missed; late, few queries pay for them.
+            *("mim:only=linf", "ddn:only=l2", "square-probe"),
         ),
         "the ranking suite: min-norm, then cold starts with up to four objectives and a black-box probe",
     ),

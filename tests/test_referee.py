@@ -34,9 +34,6 @@ from models.cards import write_zoo
 from models.registry import MODELS
 from tests.grid_worlds import perceptron, small_task
 
-# Three of 530 queries (.57 %) at one budget and k: to be mended with the next change of `standard` in L2.
-KNOWN = {("omniglot-panum2021-naive", "l2", "ddn")}
-
 
 def test_the_arithmetic_by_hand() -> None:
     suite = np.array([[1, 1, 2, 3, 1], [1, 4, 3, 3, 1]])
@@ -224,12 +221,11 @@ def test_every_published_row_holds_against_all_that_rivals_found_on_its_queries(
     """What a rival broke once is broken: a row that says otherwise is too good. The page says which are."""
     found = rivals.findings()
     verdict(found)
-    beyond = {(one.model, one.norm, one.rival) for one in found.judged if not one.holds}
-    assert found.judged and beyond == KNOWN, capsys.readouterr().out
+    assert found.judged and all(one.holds for one in found.judged), capsys.readouterr().out
     assert all(one.holds for one in (*found.curves, *found.gains))
     page = rivals.DOCUMENT.read_text(encoding="utf-8")
     assert page == markdown(found), "run python -m benchmarks.rivals"
-    assert (f"beaten by {len(KNOWN)} of" in page) is bool(KNOWN)
+    assert "standard holds against all." in page
 
 
 def test_a_row_that_is_too_good_is_found_out(tmp_path: Path) -> None:

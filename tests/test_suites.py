@@ -21,11 +21,10 @@ def test_standard_is_min_norm_then_cold_starts_with_two_objectives_then_a_probe(
         "min-norm" if attack.min_norm else "cold" if "white-box" in attack.declares else "probe"
         for attack in attacks
     ]
-    assert kinds == sorted(kinds, key=["min-norm", "cold", "probe"].index) and set(kinds) == {
-        "min-norm",
-        "cold",
-        "probe",
-    }
+    # In L2 DDN comes once more, as late as can be: few queries are left that would pay for it.
+    first = [kind for attack, kind in zip(attacks, kinds, strict=True) if attack.name != "ddn:only=l2"]
+    assert first == sorted(first, key=["min-norm", "cold", "probe"].index)
+    assert set(first) == {"min-norm", "cold", "probe"} and kinds[-1] == "probe"
     cold = [attack for attack, kind in zip(attacks, kinds, strict=True) if kind == "cold"]
     assert {type(attack.search).__name__ for attack in cold} >= {"PGD", "APGD"}
     assert len({type(attack.objective) for attack in cold}) >= 2
