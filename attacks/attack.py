@@ -203,7 +203,12 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
             f"Cannot read the attack {text!r}; write NAME or NAME:parameter=value,parameter=value."
         )
     pairs = [pair.split("=") for pair in (match[2] or "").split(",") if pair]
-    return match[1], {name.strip(): value.strip() for name, value in pairs}
+    options: dict[str, str] = {}
+    for name, value in pairs:
+        if name.strip() in options:
+            raise UserError(f"The attack {text!r} gives {name.strip()} twice; give it once.")
+        options[name.strip()] = value.strip()
+    return match[1], options
 
 
 def _times(attack: str, text: str) -> int:

@@ -99,3 +99,9 @@ def test_the_command_line_answers_in_one_sentence(robustdml) -> None:
     for text in ("fmn:factor=0.1", "square:p=-1", "fmn:restarts=4"):
         told = robustdml("compare", "glyphs-natural", "--attack", text).told
         assert told.startswith(f"Attack {text.split(':')[0]}: ")
+
+
+@pytest.mark.parametrize("text", ["pgd:steps=3,steps=4", "foolbox:LinfPGD:steps=3, steps=3"])
+def test_a_parameter_that_is_given_twice_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"gives steps twice; give it once\."):
+        find_suite(text)
