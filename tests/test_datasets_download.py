@@ -343,3 +343,17 @@ def test_unpacked_files_carry_no_rights_of_the_archive(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(tar_with(info))
     archives.unpack(tmp_path / "a", tmp_path / "out", 10)
     assert not (tmp_path / "out" / "a").stat().st_mode & (stat.S_ISUID | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in module.REMOTES])
+def test_a_dataset_that_no_program_may_fetch_is_known_all_the_same(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        download(name, tmp_path)
+    said, spec = str(caught.value), DATASETS[name]
+    if name == "glyphs":
+        assert said == "The dataset glyphs is embedded: there is nothing to download."
+    else:
+        assert said.startswith(f"The dataset {name} is known, but has to be fetched by hand")
+        assert str(tmp_path / spec.folders[0]) in said and spec.get_it in said
+    with pytest.raises(UserError, match="Unknown dataset to download 'cub20'; did you mean cub200"):
+        download("cub20", tmp_path)

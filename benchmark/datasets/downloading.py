@@ -17,7 +17,7 @@ from attacks.errors import UserError
 from attacks.table import Table
 from benchmark.datasets.archives import CHUNK, unpack
 from benchmark.datasets.records import DATASETS
-from benchmark.datasets.spec import SPLITS
+from benchmark.datasets.spec import SPLITS, DatasetSpec
 from benchmark.images import Progress
 from benchmark.places import data_root
 
@@ -60,8 +60,10 @@ def download(name: str, root: Path | str | None = None, progress: Progress | Non
     A copy that is already whole is left alone. `progress` counts bytes. Raises UserError when the
     server sends something else, the checksum differs, the archive is unsafe, or the layout is wrong.
     """
-    remote, spec = REMOTES[name], DATASETS[name]
     base = data_root(root)
+    if name in DATASETS and name not in REMOTES:
+        raise UserError(_not_here(DATASETS[name], base))
+    remote, spec = REMOTES[name], DATASETS[name]
     place = base / spec.folders[0]
     if (place.exists() and any(place.iterdir())) or (base / spec.marker).exists():
         _check_layout(name, base)
@@ -84,6 +86,14 @@ def download(name: str, root: Path | str | None = None, progress: Progress | Non
         shutil.rmtree(fresh, ignore_errors=True)
     archive.unlink()
     return place
+
+
+def _not_here(spec: DatasetSpec, base: Path) -> str:
+    """What to do about a dataset of the table that no program may fetch, or that is always there."""
+    if not spec.folders:
+        return f"The dataset {spec.name} is embedded: there is nothing to download."
+    place = base / spec.folders[0]
+    return f"The dataset {spec.name} is known, but has to be fetched by hand, into {place}: {spec.get_it}."
 
 
 def _check_layout(name: str, root: Path) -> None:
