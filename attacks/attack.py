@@ -211,10 +211,17 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return match[1], options
 
 
+MOST = 1_000_000
+"""No whole number given as text may be larger: those who ask for more have slipped, and tensors overflow."""
+
+_AT_MOST = f"at most {MOST:,}"
+
+
 def _times(attack: str, text: str) -> int:
     restarts: int = _parse(attack, "restarts", text, 1)
-    if restarts < 1:
-        raise UserError(f"Attack {attack}: restarts={text} must be at least 1.")
+    if not 1 <= restarts <= MOST:
+        end = "at least 1" if restarts < 1 else _AT_MOST
+        raise UserError(f"Attack {attack}: restarts={text} must be {end}.")
     return restarts
 
 
@@ -236,6 +243,8 @@ def _read(attack: str, part: Any, option: str, text: str) -> Any:
         wrong = "above 0"
     elif value < least:
         wrong = f"at least {least:g}"
+    elif isinstance(value, int) and value > MOST:
+        wrong = _AT_MOST
     elif option in getattr(part, "shares", ()) and value > 1:
         wrong = "at most 1"
     else:

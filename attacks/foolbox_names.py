@@ -17,6 +17,7 @@ from functools import cache
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from attacks.attack import MOST
 from attacks.budget import NORMS
 from attacks.errors import UserError
 from attacks.table import unknown
@@ -114,7 +115,8 @@ def _number(text: str) -> float | None:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isdecimal() and int(text) >= 1 else None
+    # Python itself reads no number of thousands of digits.
+    return int(text) if text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MOST else None
 
 
 def _truth(text: str) -> bool | None:
@@ -131,7 +133,11 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     float: _number,
     NoneType: lambda text: None,
 }
-_WANTED = {bool: "true or false", int: "a whole number of at least 1", float: "a number of at least 0"}
+_WANTED = {
+    bool: "true or false",
+    int: f"a whole number of at least 1 and at most {MOST:,}",
+    float: "a number of at least 0",
+}
 
 
 def build(kind: str, options: Mapping[str, Any], norm: str) -> Any:

@@ -68,14 +68,14 @@ class Settings:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-    def pick_batch(self, shape: Sequence[int]) -> int:
-        """Rows per pass, for images of `shape` (C, H, W).
+    def pick_batch(self, shape: Sequence[int], images: int | None = None) -> int:
+        """Rows per pass, for images of `shape` (C, H, W); one asked for holds no more than all `images`.
 
         A CPU takes as long per image at any size above 16, so the smaller the images the larger the batch,
         which divides what the engine adds to each pass; how large is a matter of memory.
         """
         if self.batch is not None:
-            return self.batch
+            return self.batch if images is None else min(self.batch, images)
         if self.pick_device().type != "cpu":
             return 128
         return next((rows for side, rows in _BATCHES if shape[-1] * shape[-2] <= side * side), 32)
@@ -143,10 +143,10 @@ class Scorer:
     ) -> None:
         self.task, self.distance = task, distance
         self.settings = settings or Settings()
-        self.device, self.batch = self.settings.pick_device(), self.settings.pick_batch(task.shape)
+        self.device, self.positions = self.settings.pick_device(), positions_of(task)
+        self.batch = self.settings.pick_batch(task.shape, len(self.positions))
         self.model = model.to(self.device)
         self.tick = tick
-        self.positions = positions_of(task)
         self.vectors = (self._embed() if vectors is None else vectors).to(self.device)
         self.gallery = Gallery(self._embedded(task.gallery), distance)
         self.queries = self._embedded(task.query)

@@ -32,6 +32,11 @@ from attacks.searches import PGD
         ("cw:rounds=0", "must be at least 1"),
         ("apgd-crowd:size=0", "must be at least 1"),
         ("pgd:restarts=0", "must be at least 1"),
+        ("pgd:restarts=1000001", r"restarts=1000001 must be at most 1,000,000\."),
+        (f"pgd:steps={10**23}", f"steps={10**23} must be at most 1,000,000\\."),
+        (f"nes:pairs={10**23}", "must be at most 1,000,000"),
+        (f"foolbox:LinfPGD:steps={10**23}", "of at least 1 and at most 1,000,000"),
+        (f"foolbox:LinfPGD:steps={'9' * 5000}", "of at least 1 and at most 1,000,000"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(text: str, says: str) -> None:

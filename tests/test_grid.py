@@ -191,6 +191,14 @@ def test_batches_change_nothing(tmp_path):
             pd.testing.assert_frame_equal(frame[sorted(ranks)], other[sorted(ranks)], check_exact=True)
 
 
+def test_a_batch_beyond_all_images_is_cut_to_them(tmp_path):
+    settings = Settings("cpu", batch=10**23)
+    assert not run(tmp_path / "huge", settings=settings).failures
+    run(tmp_path / "usual")
+    same_rows(rows_of(tmp_path / "huge"), rows_of(tmp_path / "usual"))
+    assert settings.pick_batch((1, 8, 8), images=20) == 20
+
+
 def test_the_grid_and_the_python_interface_agree(tmp_path):
     task = lean_task()
     run(tmp_path, tasks=[task], suites=["standard"], norms=["linf", "l2"])
