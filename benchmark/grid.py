@@ -128,8 +128,10 @@ def most_passes(attack: Attack, budgets: int, ks: int) -> int:
         passes = int(getattr(attack.search, "passes", 100))
         return attack.restarts * (passes * (1 if attack.min_norm else budgets) + budgets)
     runs = 1 if attack.search.min_norm else budgets
-    # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more.
-    most = attack.restarts * runs * attack.search.steps * (ks if attack.objective.aimed else 1)
+    # Where nothing breaks a query meets the smallest k only; each k more costs at most a run more. What the
+    # last step made is looked at, too.
+    looks = (attack.search.steps + 1) * attack.search.probes
+    most = attack.restarts * runs * looks * (ks if attack.objective.aimed else 1)
     most *= 2 if isinstance(attack.objective, Transfer) else 1
     return math.ceil(attack.share * most)
 

@@ -10,17 +10,27 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.catalogue import find_suite
+from attacks.catalogue import attack_table, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.victim import Victim
 from benchmark.candidate import Candidate
 from benchmark.evaluation import evaluate
-from benchmark.grid import GridSpec, Plan, Summary, make_plan, read_grid, run_plan, seconds_per_pass
+from benchmark.grid import (
+    GridSpec,
+    Plan,
+    Summary,
+    make_plan,
+    most_passes,
+    read_grid,
+    run_plan,
+    seconds_per_pass,
+)
 from benchmark.scoring import Settings, quiet
 from benchmark.tasks import RetrievalTask
 from leaderboard import load_results
 from leaderboard.records import read_cell, scan
 from tests.grid_worlds import BUDGETS, noisy_images, perceptron, rows_of, same_rows, small_task
+from tests.worlds import noisy_world
 
 CPU = Settings("cpu")
 
@@ -80,6 +90,17 @@ def test_the_plan_names_every_cell_and_bounds_its_cost(tmp_path):
     assert 0 < sum(work.backward for work in spent) <= plan.most_passes
     again = plan_of(tmp_path, models, tasks, suites=["quick", "standard"], norms=[])
     assert again.shards == (0, plan.shards[1]) and again.most_passes == 0
+
+
+@pytest.mark.parametrize("text", [*(name for name in attack_table() if name != "transfer"), "nes:pairs=2"])
+def test_no_query_takes_more_passes_than_the_plan_says(text):
+    """Whatever the search, and however many images it looks at in a step."""
+    attack, world = dataclasses.replace(find_attack(text), share=1.0), noisy_world()
+    radii = ("0.01", "0.03")
+    for norm in ("linf", "l2"):
+        if attack.wants(norm):
+            record = world.run(attack, norm, radii)
+            assert 0 < record.passes.max() <= most_passes(attack, len(radii), len(record.ks))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

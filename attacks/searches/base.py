@@ -114,6 +114,11 @@ class Search(ABC):
         """How fast t runs once the aim has moved to a later k: 2 for half of the steps."""
         return 1
 
+    @property
+    def probes(self) -> int:
+        """How many images of a row each evaluation looks at: what a forecast of the cost multiplies by."""
+        return 1
+
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor | None:
         """Which rows can stop before their steps run out, because they will change no result: (rows,).
 

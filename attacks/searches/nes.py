@@ -40,6 +40,10 @@ class NES(Search):
     positive = ("sigma", "stride")
     shares = ("momentum",)
 
+    @property
+    def probes(self) -> int:
+        return 1 + 2 * self.pairs
+
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         at = scatter(x, budget, ids, seed)
         fresh = (x[:, None].clone(), x.clone(), budget.radii(x), *keys(x, ids, seed))
