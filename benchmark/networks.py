@@ -79,7 +79,7 @@ def describe(
             contact=words.contact,
         )
     except ValidationError as error:
-        raise UserError("--" + explain(error).replace("_", "-", 1)) from error
+        raise UserError(explain(error, flags=True)) from error
 
 
 def _saw(start: Start, task: RetrievalTask, shared: int | None) -> Answer | dict[str, Answer]:

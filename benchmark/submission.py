@@ -75,14 +75,7 @@ def make_spec(task_options: tuple[str, Path | None, int], checkpoint: Path | Non
             **{name: given[name] for name in _PLAIN},
         )
     except ValidationError as error:
-        raise _by_flag(error) from error
-
-
-def _by_flag(error: ValidationError) -> UserError:
-    """The first mistake, named by its flag."""
-    field, colon, wrong = explain(error).partition(":")
-    flag = f"--{field.replace('_', '-')}" if error.errors()[0]["loc"] else field
-    return UserError(flag + colon + wrong)
+        raise UserError(explain(error, flags=True)) from error
 
 
 # What a card says by itself: the flags, and what they are when left out.
@@ -107,7 +100,7 @@ def _spec_of_card(path: Path, given: dict[str, Any]) -> ModelSpec:
             card.model_dump() | {field: given[field] for field in _ROW if given[field]}
         )
     except ValidationError as error:
-        raise _by_flag(error) from error
+        raise UserError(explain(error, flags=True)) from error
 
 
 def _require_name(name: str) -> None:

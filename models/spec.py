@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,9 @@ from pydantic import (
 )
 
 from attacks.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Option = str | int | float | bool
 Answer = Literal["yes", "maybe", "no", "unknown"]
@@ -208,7 +211,7 @@ class ModelSpec(_Data):
 
 
 def parse(data: Mapping[str, Any], where: str) -> ModelSpec:
-    """Validate one model; UserError names `where` and the first wrong field."""
+    """Validate one model; UserError names `where` and the wrong fields."""
     try:
         return ModelSpec.model_validate(dict(data))
     except ValidationError as error:
@@ -217,16 +220,26 @@ def parse(data: Mapping[str, Any], where: str) -> ModelSpec:
         raise UserError(f"{owner}: {explain(error)}") from error
 
 
-def explain(error: ValidationError) -> str:
-    """The first mistake of a validation, as `field: what is wrong with it.`."""
-    first = error.errors()[0]
+SAID = 3
+"""So many mistakes are told at once: a misspelt field is missing under its right name, too."""
+
+
+def explain(error: ValidationError, flags: bool = False) -> str:
+    """The first mistakes of a validation, each as `field: what is wrong with it`, or `--field: ...`."""
+    every = [_mistake(each, flags) for each in error.errors()]
+    more = f", and {len(every) - SAID} more" if len(every) > SAID else ""
+    return f"{'; '.join(every[:SAID])}{more}."
+
+
+def _mistake(each: "ErrorDetails", flags: bool) -> str:
     # Positions in a union ("int", "constrained-str") are pydantic's words, not fields.
-    field = ".".join(str(part) for part in first["loc"] if re.match(r"^\w+$", str(part)))
-    said = first["msg"].removeprefix("Value error, ")
-    shown = first.get("input")
+    field = ".".join(str(part) for part in each["loc"] if re.match(r"^\w+$", str(part)))
+    said = each["msg"].removeprefix("Value error, ")
+    shown = each.get("input")
     given = f" (it is {_short(shown)})" if isinstance(shown, str | int | float | bool) else ""
-    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    return f"{field + ': ' if field else ''}{said}{given}{more}."
+    where = f"{field}: " if field else ""
+    # What is said of the model as a whole begins with the field that it is about.
+    return f"{'--' + where.replace('_', '-') if flags else where}{said}{given}"
 
 
 def _short(value: object) -> str:

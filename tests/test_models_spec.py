@@ -63,6 +63,17 @@ def test_a_wrong_field_is_named(case):
     assert message.startswith("cards.toml") and f" {field}" in message and "\n" not in message
 
 
+def test_a_few_mistakes_are_all_told():
+    """The second often is the cause of the first."""
+    with pytest.raises(UserError) as caught:
+        parse({"name": "m", "arch": "convnet", "dmi": 64, "head": "liner"}, "cards.toml")
+    missing, head, typo = str(caught.value).removeprefix("cards.toml, model 'm': ").split("; ")
+    assert missing == "dim: Field required" and typo == "dmi: Extra inputs are not permitted (it is 64)."
+    assert head.startswith("head: Input should be 'linear' or 'none' (it is 'liner')")
+    with pytest.raises(UserError, match=r"dim: .*; head: .*; .*, and 2 more\.$"):
+        parse({"name": "m", "arch": "convnet", "dmi": 64, "head": "liner", "a": 1, "b": 2}, "cards.toml")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
