@@ -18,12 +18,12 @@ DEFAULT = Path("results")
 """Where commands look for results that are told nothing else."""
 
 
-def finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
+def finish(plan: Plan, results: Path, spec: ModelSpec, again: str = "") -> None:
     """Write the entries of the folder; print the rows of the plan with their places, and pack them.
 
     The name alone does not make a row part of the submission: an earlier attempt may have had other weights
     or other preprocessing. Rows of the same model on other data sets or in other norms go into the
-    folder, too.
+    folder, too. `again`: words that `verify` needs to load the model.
     """
     renew_cards(plan)
     records = [job.records[0] for pairing in plan.pairings for job in pairing.jobs]
@@ -39,16 +39,16 @@ def finish(plan: Plan, results: Path, spec: ModelSpec) -> None:
     judged, handed = _among([*scored, *rows_of(others, everything)], everything)
     show_rows(judged, lambda entry: entry.key in keys)
     _tell_hidden(scored, everything)
-    _hand_in(results, handed, spec)
+    _hand_in(results, handed, spec, again)
 
 
-def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool) -> None:
+def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool, again: str = "") -> None:
     """Pack ERS beside the rows of the same model, or say what a folder to hand in wants first."""
     cells = scan(results, problem=lambda told: None) if whole else []
     everything, _ = collect(results, lambda told: None, cells=cells)
     rows = rows_of((cell for cell in cells if cell.record.model.digest == digest), everything)
     if rows:
-        _hand_in(results, _among(rows, everything)[1], spec)
+        _hand_in(results, _among(rows, everything)[1], spec, again)
         return
     if whole:
         said = "with a row of the board: submit the same model with --suite standard, too, which packs both"
@@ -78,12 +78,14 @@ def _tell_hidden(scored: Sequence[Entry], everything: Sequence[Entry]) -> None:
             )
 
 
-def _hand_in(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> None:
+def _hand_in(results: Path, entries: Sequence[Entry], spec: ModelSpec, again: str) -> None:
     for name in sorted({entry.model.name for entry in entries}):
         own = [entry for entry in entries if entry.model.name == name]
         folder = pack(results, own, spec)
         held = ", ".join(f"{entry.dataset.name} {entry.norm}" for entry in own)
-        _say(f"To hand it in ({held}): {folder} (docs/submit.md); robustdml verify {folder} checks it.")
+        _say(
+            f"To hand it in ({held}): {folder} (docs/submit.md); robustdml verify {folder}{again} checks it."
+        )
     _tell_board(results)
 
 

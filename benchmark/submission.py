@@ -1,6 +1,7 @@
 """Scoring a checkpoint: read, checked, attacked, entered, placed."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ class Submission:
     allow_partial: bool = False
     trust_code: bool = False
     expect_clean: float | None = None
+
+    @property
+    def again(self) -> str:
+        """What `verify` has to be told of a model that the results folder does not remember."""
+        if self.spec.arch != "external" and not self.allow_partial:
+            return ""
+        flags = {"--checkpoint": self.spec.weights.file, "--code": self.code}
+        words = [word for flag, given in flags.items() if given for word in (flag, given)]
+        switches = {"--trust-code": self.trust_code, "--allow-partial": self.allow_partial}
+        return "".join(f" {shlex.quote(word)}" for word in (*words, *(w for w, on in switches.items() if on)))
 
     def load(self) -> Candidate:
         """The model with its weights; UserError says what does not fit."""
@@ -210,7 +221,8 @@ def score(
         code = score_robrank(models, [task], results, settings, *shape, eot=eot)
         if not code:
             _remember(submission, results)
-            finish_ers(results, submission.spec, candidate.averaged(eot).digest, limit_queries is None)
+            digest, whole = candidate.averaged(eot).digest, limit_queries is None
+            finish_ers(results, submission.spec, digest, whole, submission.again)
         return code
     with progress() as tick:
         spec = GridSpec(
@@ -231,7 +243,7 @@ def score(
     if code:
         return code
     _remember(submission, results)
-    finish(plan, results, submission.spec)
+    finish(plan, results, submission.spec, submission.again)
     return 0
 
 

@@ -30,23 +30,37 @@ CLEAN_SLACK = 0.01
 """How far clean figures may be off on another machine, as fractions (as with --expect-clean)."""
 
 
-def load_candidate(folder: Path, checkpoint: Path | None) -> Candidate:
-    """The model of a submission: from `checkpoint`, its own source, or the results folder it lies in."""
+def load_candidate(
+    folder: Path,
+    checkpoint: Path | None,
+    *,
+    code: str = "",
+    trust_code: bool = False,
+    allow_partial: bool = False,
+) -> Candidate:
+    """The model of a submission: from `checkpoint`, its own source, or the results folder it lies in.
+
+    One that is code is given with the words that `submit` was given, and never found by itself.
+    """
     spec = read_model(folder)
     beside = folder.resolve().parent.parent / "models" / f"{spec.name}.json"
-    if spec.arch == "external":
+    external = spec.arch == "external"
+    if external and not (trust_code and (code or checkpoint)):
         raise UserError(
-            f"{folder / 'model.json'}: the model is code of the submitter, which verify does not run; pass "
-            "--numbers-only, and score it again with submit --trust-code."
+            f"{folder / 'model.json'}: the model is code of the submitter, which verify alone runs, with "
+            "--trust-code and --code FILE.py:build or --checkpoint FILE.pt2; else pass --numbers-only."
         )
+    if code and not external:
+        raise UserError(f"{folder / 'model.json'}: the model is no code of the submitter; leave out --code.")
     if checkpoint is None and spec.weights.file:
-        if not beside.is_file():
+        if external or not beside.is_file():
             raise UserError(
                 f"The weights {spec.weights.file} of {folder} are not here; pass --checkpoint FILE, or "
                 "--numbers-only to leave the stored queries out."
             )
         spec = spec.model_copy(update={"weights": read_submitted(beside).weights})
-    return Candidate.of_model(registry.load(spec, checkpoint))
+    how = {"allow_partial": allow_partial, "trust_code": trust_code}
+    return Candidate.of_model(registry.load(spec, checkpoint, code=code, **how))
 
 
 def stored_side(folder: Path, entries: list[Entry], default: int = 224) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from attacks.errors import UserError
@@ -132,6 +134,47 @@ def test_no_other_command_runs_code_of_a_checkpoint(place):
     done = begin(place, "verify", folder, "--checkpoint", "net.pt2", "--side", "32", contained="1")
     assert done.returncode == 2 and "submit it with --trust-code" in done.stderr, done.stderr
     assert not (place / "seen").exists()
+
+
+@pytest.mark.parametrize("source", ["code", "code and weights", "pt2"])
+def test_what_was_submitted_as_code_is_verified_with_the_words_that_submit_tells(place, source):
+    given = ("net.pt2",) if source == "pt2" else ("--code", "net.py:build")
+    if source == "pt2":
+        export(place / "net.pt2")
+    if source == "code and weights":
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 24), nn.Tanh(), nn.Linear(24, 12))
+        torch.save(model.state_dict(), place / "net.pth")
+        given = ("net.pth", *given)
+    done = submit(place, *given, "--trust-code", "--checks", "basic", "--limit-queries", "4")
+    assert done.returncode == 0, done.stderr
+    (told,) = re.findall(r"robustdml (verify .*) checks it\.", done.stdout + done.stderr)
+    words = shlex.split(told)
+    assert "--trust-code" in words
+    (place / "seen").unlink(missing_ok=True)
+    done = begin(place, *words)
+    assert done.returncode == 0 and "scored again, all hold" in done.stdout, done.stderr
+    if source != "pt2":
+        assert int((place / "seen").read_text().split()[0]) != os.getpid()
+        (place / "seen").unlink()
+    # Nobody else's code runs unasked, whatever is left out.
+    for less in (words[:2], [word for word in words if word != "--trust-code"], [*words[:2], "--trust-code"]):
+        done = begin(place, *less)
+        assert done.returncode == 2 and "--trust-code" in done.stderr and "Traceback" not in done.stderr
+        assert not (place / "seen").exists()
+
+
+def test_what_was_submitted_in_part_is_verified_in_part(place):
+    save_convnet(place / "mine.safetensors", channels=3)
+    weights = load_file(place / "mine.safetensors")
+    weights["trunk.more"] = torch.ones(3)
+    save_file(weights, place / "mine.safetensors")
+    mine = ("--arch", "convnet", "--option", "width=8", "--dim", "16", *MINE[:2], *MINE[4:])
+    quick = ("--suite", "quick", "--checks", "basic", "--limit-queries", "2", "--allow-partial")
+    done = begin(place, "submit", "mine.safetensors", *mine, *quick)
+    assert done.returncode == 0, done.stderr
+    (told,) = re.findall(r"robustdml (verify .*) checks it\.", done.stdout + done.stderr)
+    done = begin(place, *shlex.split(told))
+    assert done.returncode == 0 and "scored again, all hold" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

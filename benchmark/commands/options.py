@@ -1,5 +1,6 @@
 """Options that several commands share, declared once."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,3 +130,13 @@ def needs(
     seconds = None if patience is None else 60 * patience
     given = {"cpus": cpus, "gpus": gpus, "memory": memory, "workers": workers, "patience": seconds}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def check_code(code: str, trusted: bool) -> None:
+    """UserError for --code that names no function, or that nobody said to trust."""
+    from attacks.errors import UserError
+
+    if code and not re.fullmatch(r".+\.py:[^\W\d]\w*", code):
+        raise UserError(f"--code {code} names no function of a file; write --code FILE.py:build.")
+    if code and not trusted:
+        raise UserError(f"--code {code} runs code of the submission; if you trust it, pass --trust-code.")

@@ -1,6 +1,5 @@
 """`robustdml submit`: a checkpoint goes in, a row of the board comes out."""
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,7 +122,7 @@ def submit(
     Example: robustdml submit my.safetensors --name mine --arch resnet50 --dim 128 --mean imagenet
     --std imagenet --dataset cars196
     """
-    _check_code(code, trust_code)
+    options.check_code(code, trust_code)
     if contained or trust_code:
         places = [] if dry_run else [results]
         fetch = partial(containment.fetch, checkpoint)
@@ -183,13 +182,3 @@ def submit(
     if dry_run:
         return try_out(submission, task_options, **how)
     return score(submission, task_options, results=results, shard_size=shard_size, **how)
-
-
-def _check_code(code: str, trusted: bool) -> None:
-    """UserError for --code that names no function, or that nobody said to trust."""
-    from attacks.errors import UserError
-
-    if code and not re.fullmatch(r".+\.py:[^\W\d]\w*", code):
-        raise UserError(f"--code {code} names no function of a file; write --code FILE.py:build.")
-    if code and not trusted:
-        raise UserError(f"--code {code} runs code of the submission; if you trust it, pass --trust-code.")

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Context, Option
 
@@ -28,6 +28,15 @@ def verify(
     numbers_only: Annotated[
         bool, Option("--numbers-only", help="Check digests and numbers; score no stored query again.")
     ] = False,
+    code: Annotated[
+        str, Option(help="FILE.py:build, for a model that was submitted so (needs --trust-code).")
+    ] = "",
+    trust_code: Annotated[
+        bool, Option("--trust-code", help="Run code from the submission, in a contained process.")
+    ] = False,
+    allow_partial: Annotated[
+        bool, Option("--allow-partial", help="Accept missing or unexpected weights, where submit did.")
+    ] = False,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     contained: options.Contained = True,
@@ -50,7 +59,8 @@ def verify(
         from benchmark.commands.publish import check_published
 
         return check_published(folder)
-    if contained and not numbers_only:
+    options.check_code(code, trust_code)
+    if (contained or trust_code) and not numbers_only:
         fetch = partial(containment.fetch, None if checkpoint else folder)
         again = containment.run_again(context, [], max_memory, max_seconds, fetch)
         if again is not None:
@@ -63,7 +73,8 @@ def verify(
         return 0
     from benchmark.verify import load_candidate, rescore_rows, stored_side
 
-    candidate = load_candidate(folder, checkpoint)
+    how: dict[str, Any] = {"code": code, "trust_code": trust_code, "allow_partial": allow_partial}
+    candidate = load_candidate(folder, checkpoint, **how)
     for name in dict.fromkeys(entry.dataset.name for entry in entries):
         from benchmark.commands.show import progress
         from benchmark.sources import find_task
