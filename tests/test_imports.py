@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +191,24 @@ def test_python_m_benchmark_is_robustdml():
         environment = {**os.environ, "COLUMNS": "100"}
         by_name = subprocess.run([script, "list", "suites"], capture_output=True, text=True, env=environment)
         assert by_name.stdout == by_module.stdout
+
+
+@pytest.mark.parametrize("module", ["typer", "benchmark.cli", "attacks.errors", "models.limits"])
+def test_ctrl_c_during_the_first_imports_ends_quietly(module):
+    """As the installed command begins: whoever presses it at once wants no traceback."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    home, function = scripts["robustdml"].split(":")
+    code = f"""
+import sys
+
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed())
+from {home} import {function}
+sys.exit({function}())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
