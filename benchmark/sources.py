@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attacks.errors import UserError
 from attacks.table import unknown
 from benchmark.scoring import Tick, quiet
+from leaderboard.entries import PUBLISHED
 from leaderboard.records import write_atomic
 from models.registry import MODELS
 from models.spec import ModelSpec, read_toml
@@ -33,6 +34,24 @@ def find_model(name: str, results: Path) -> Callable[[], "Candidate"]:
         return Candidate.of_model(registry.load(spec))
 
     return load
+
+
+def doubt_sibling(name: str | None, results: Path, trained: Path) -> str:
+    """What to tell of a sibling that nobody knows, "" of a known one; no error, for it may be yet to come.
+
+    Known are the zoo, what was submitted to `results`, what has rows there or published ones, and what
+    `robustdml train` has made below `trained`.
+    """
+    known = [
+        *MODELS,
+        *(path.stem for path in sorted((results / "models").glob("*.json"))),
+        *(path.name for place in (results, PUBLISHED) for path in sorted(place.glob("entries/*/*/"))),
+        *(path.parent.name for path in sorted(trained.glob("*/card.toml"))),
+    ]
+    if not name or name in known:
+        return ""
+    said = unknown("--sibling", name, list(dict.fromkeys(known)))
+    return f"{said} One that is yet to be submitted may be named; until it is, there is no gain."
 
 
 def _loader_of_card(path: Path, results: Path) -> Callable[[], "Candidate"]:

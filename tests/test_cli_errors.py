@@ -240,6 +240,27 @@ def test_a_network_that_cannot_take_the_size_says_what_it_wants(own, tmp_path):
     assert "levit on pictures: The model fails on images of shape (3, 32, 32)" in told and "size" in told
 
 
+@pytest.mark.parametrize("verb", ["submit", "dry-run"])
+def test_a_sibling_that_nobody_knows_is_asked_about(own, tmp_path, verb):
+    """No error: it may be submitted later."""
+
+    def said(sibling):
+        done = own(verb, "mine.safetensors", *MODEL, *OWN, "--checks", "basic", "--sibling", sibling)
+        assert done.code == 0, done.err
+        return " ".join(done.err.split())
+
+    told = said("glyphs-natrual")
+    assert "Unknown --sibling 'glyphs-natrual'; did you mean glyphs-natural" in told and "no gain" in told
+    assert "Unknown --sibling" not in said("glyphs-natural")
+    # Of a published row alone, of a model that was submitted here, and of one that was trained here.
+    (tmp_path / "results" / "models").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "results" / "models" / "plain.json").touch()
+    (tmp_path / "trained" / "own").mkdir(parents=True)
+    (tmp_path / "trained" / "own" / "card.toml").touch()
+    for known in ("cars196-half-natural-triplet", "plain", "own"):
+        assert "Unknown --sibling" not in said(known)
+
+
 # ---- datasets
 
 

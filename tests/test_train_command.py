@@ -225,6 +225,17 @@ def test_what_makes_no_sense_is_said_in_one_sentence(own, arguments, said):
     assert said in own("train", *TINY, "--epochs", "1", *arguments).told
 
 
+def test_a_sibling_that_nobody_knows_is_asked_about(own, tmp_path):
+    words = ("train", *ROBUST, *TINY, "--epochs", "1", "--plan", "--sibling")
+    done = own(*words, "glyphs-natrual")
+    assert done.code == 0
+    assert "Unknown --sibling 'glyphs-natrual'; did you mean glyphs-natural" in done.out + done.err
+    (tmp_path / "trained" / "plain").mkdir(parents=True)
+    (tmp_path / "trained" / "plain" / "card.toml").touch()
+    done = own(*words, "plain")
+    assert done.code == 0 and "Unknown --sibling" not in done.out + done.err
+
+
 def test_a_backbone_of_timm_is_trained_and_loaded(own, tmp_path):
     """The command of the documentation, on a small network and small pictures."""
     words = ("--dataset", "pictures", "--side", "32", "--backbone", "timm/resnet10t", "--dim", "8")

@@ -129,6 +129,8 @@ def submit(
         again = containment.run_again(context, places, max_memory, max_seconds, fetch)
         if again is not None:
             return again
+    from benchmark.commands.show import note
+    from benchmark.sources import doubt_sibling
     from benchmark.submission import Submission, make_spec, score, try_out
     from models.spec import is_card
 
@@ -167,6 +169,10 @@ def submit(
         licence=licence,
         notes=notes,
     )
+    # Cards that `train` made lie in folders side by side.
+    trained = checkpoint.parent.parent if is_card(checkpoint) else Path("trained")
+    if doubt := doubt_sibling(spec.sibling, results, trained):
+        note(doubt)
     weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256
     submission = Submission(spec, weights, code, allow_partial, trust_code, expect_clean)
     settings = options.settings(device, batch_size, amp, fold, compile_)

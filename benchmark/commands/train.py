@@ -106,9 +106,10 @@ def train(
 
     from benchmark.choices import choose, fields_of
     from benchmark.commands.show import note, progress
+    from benchmark.handing_in import DEFAULT
     from benchmark.networks import Words, describe
     from benchmark.scoring import Settings as Compute
-    from benchmark.sources import find_training, shared_classes
+    from benchmark.sources import doubt_sibling, find_training, shared_classes
     from benchmark.training import Training, make
     from models.augment import AUGMENTATIONS
     from models.recipes import RECIPES
@@ -134,6 +135,8 @@ def train(
     shared = shared_classes(dataset, side, task)
     spec = describe(words, chosen, getattr(chosen, "distance", distance or "euclidean"), task, start, shared)
     folder = out or Path("trained") / spec.name
+    if doubt := doubt_sibling(spec.sibling, DEFAULT, folder.parent):
+        note(doubt)
     training = Training(spec, chosen, settings, task, augment, start, command(context, spec.name))
 
     def before(outlook: "Outlook") -> None:
