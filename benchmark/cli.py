@@ -109,7 +109,8 @@ def _sentence(error: Exception) -> str | None:
         where = f"{Path(file).parent if file.endswith('.tmp') else file}: " if file else ""
         return f"{where}{error.strerror}; {remedy}. {GOES_ON}"
     if lacks_memory(error):
-        return f"Memory ran out; take a smaller --batch-size, or a machine with more memory. {GOES_ON}"
+        less = "--batch-size, --size or --eot"
+        return f"Memory ran out; take a smaller {less}, or a machine with more memory. {GOES_ON}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return None

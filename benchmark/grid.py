@@ -40,7 +40,7 @@ from benchmark.checks import require_independence
 from benchmark.checks.outsiders import BLIND
 from benchmark.checks.trial import QUERIES
 from benchmark.pictures import kept_path, pictures_path, write_pictures
-from benchmark.scoring import Scorer, Settings, Tick, halving, look, positions_of, quiet
+from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
 from benchmark.surrogates import pinned
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
@@ -295,7 +295,7 @@ def seconds_per_pass(candidate: Candidate, task: RetrievalTask, settings: Settin
         return (time.perf_counter() - start) / batch
 
     with frozen(candidate.module.to(device)) as module:
-        return halving(go, settings.pick_batch(task.shape, len(positions_of(task))))
+        return halving(go, settings.batch_with_room(module, task, strict=True))
 
 
 def _pass(module: nn.Module, x: Tensor, amp: bool) -> None:

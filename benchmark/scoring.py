@@ -26,11 +26,12 @@ from attacks.retrieval import Distance, Embedded, Gallery
 from attacks.surrogate import Surrogate
 from attacks.victim import Meter, Victim, embed_all
 from benchmark.metrics import CleanMetrics, clean_metrics
+from benchmark.room import fitting, no_room
 from benchmark.surrogates import load_surrogate
 from benchmark.tasks import RetrievalTask
 from models.averaged import Averaged
 from models.embedder import Embedder
-from models.limits import lacks_memory, or_more_memory
+from models.limits import lacks_memory
 
 FRESH = 8
 """More means of passes of a random model that must bear out, averaged, what the attacks found."""
@@ -79,6 +80,17 @@ class Settings:
         if self.pick_device().type != "cpu":
             return 128
         return next((rows for side, rows in _BATCHES if shape[-1] * shape[-2] <= side * side), 32)
+
+    def batch_with_room(self, model: nn.Module, task: RetrievalTask, strict: bool = False) -> int:
+        """Rows per pass of a task, no more than the memory has room for.
+
+        `strict`: UserError where a gradient has no room at all; what needs none may go on.
+        """
+        batch = self.pick_batch(task.shape, len(positions_of(task)))
+        if self.pick_device().type != "cpu":
+            return batch  # a GPU says when its memory runs out
+        pools = max(1, min(self.pick_workers(), len(task.query) // SMALLEST_BATCH))
+        return fitting(model, task.shape, batch, pools, strict)
 
     def pick_workers(self) -> int:
         """Pools side by side: one for each core that torch may use, on a CPU.
@@ -144,8 +156,8 @@ class Scorer:
         self.task, self.distance = task, distance
         self.settings = settings or Settings()
         self.device, self.positions = self.settings.pick_device(), positions_of(task)
-        self.batch = self.settings.pick_batch(task.shape, len(self.positions))
         self.model = model.to(self.device)
+        self.batch = self.settings.batch_with_room(self.model, task)
         self.tick = tick
         self.vectors = (self._embed() if vectors is None else vectors).to(self.device)
         self.gallery = Gallery(self._embedded(task.gallery), distance)
@@ -308,9 +320,7 @@ def halving(work: Callable[[int], T], batch: int) -> T:
             if not out_of_memory(error):
                 raise
             if batch == 1:
-                raise UserError(
-                    f"Not even one image at a time fits into memory; use a smaller model{or_more_memory()}."
-                ) from error
+                raise no_room() from error
         batch //= 2
 
 

@@ -51,7 +51,7 @@ def limit_reached(error: BaseException) -> str:
     """The sentence for an error of the child (or its causes) that comes of a limit; "" for others."""
     number = getattr(error, "errno", None)
     if lacks_memory(error):
-        return f"Memory ran out; take a smaller --batch-size{or_more_memory()}. {GOES_ON}"
+        return f"Memory ran out; take a smaller --batch-size, --size or --eot{or_more_memory()}. {GOES_ON}"
     if number in _OTHER_LIMITS:
         return f"{_OTHER_LIMITS[number]}; --no-contained takes this limit away. {GOES_ON}"
     following = error.__cause__
@@ -87,12 +87,17 @@ _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "failed to map", 
 
 def or_more_memory() -> str:
     """What else helps where memory ran out, as the end of a sentence; "" where nothing limits it."""
+    most = memory_limit()
+    return f", or raise --max-memory (it is {most / GIB:.3g} GiB)" if most else ""
+
+
+def memory_limit() -> int:
+    """Bytes that a contained process may write to; 0 where nothing limits it."""
     if not in_child():
-        return ""
+        return 0
     import resource  # not on Windows, where nothing runs contained
 
-    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return f", or raise --max-memory (it is {most / GIB:.3g} GiB)" if most > 0 else ""
+    return max(0, resource.getrlimit(resource.RLIMIT_DATA)[0])
 
 
 def _launch(limits: Limits, argv: Sequence[str]) -> None:
