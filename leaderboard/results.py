@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaderboard.entries import Entry, collect
+from leaderboard.errors import UserError
 from leaderboard.statistics import Interval, radius
 
 
@@ -19,8 +20,11 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     model_digest, dataset_digest, queries, excluded, lowered_by (who handed in stronger perturbations,
     with dates; "" for nobody); metric ("recall", "map_at_r", "r_precision",
     "curve_score"), k, budget (text; "clean"; "" for the curve score), eps (0.0 when clean), value,
-    low, high (fractions of 1 with a 95 % interval; the curve score in percent).
+    low, high (fractions of 1 with a 95 % interval; the curve score in percent). A folder that is not there
+    raises UserError: an empty table would hide a slip in its name.
     """
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no results folder {folder}; give the one that submit or run wrote to.")
     return tidy(collect(Path(folder))[0])
 
 

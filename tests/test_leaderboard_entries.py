@@ -17,6 +17,7 @@ from leaderboard.entries import (
     save_entry,
 )
 from leaderboard.entry import NEVER, broken_table, build_entry
+from leaderboard.errors import UserError
 from leaderboard.records import BrokenRecord, Cell, Shard, cell_path
 from leaderboard.standing import assess, shortfalls
 from leaderboard.statistics import curve_score
@@ -266,4 +267,10 @@ def test_load_results_is_tidy(tmp_path):
     assert line["value"] == pytest.approx(entry().adversarial("8/255", 2).value)
     assert set(results["metric"]) == {"recall", "map_at_r", "r_precision", "curve_score"}
     assert results["eps"][results["budget"] == "clean"].eq(0).all()
-    assert load_results(tmp_path / "nothing").empty
+
+
+def test_load_results_refuses_a_folder_that_is_not_there(tmp_path):
+    (tmp_path / "new").mkdir()
+    assert load_results(tmp_path / "new").empty
+    with pytest.raises(UserError, match=r"There is no results folder .*nothing; give the one"):
+        load_results(str(tmp_path / "nothing"))
