@@ -27,7 +27,7 @@ from benchmark.commands import (
     verify,
 )
 from leaderboard.errors import UserError as BoardError
-from models.limits import GOES_ON, in_child, lacks_memory, limit_reached
+from models.limits import GOES_ON, in_child, lacks_memory, limit_reached, report_end
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended; newer versions of Typer return it themselves."""
@@ -60,7 +60,13 @@ app.command("demo")(demo.demo)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Bad input ends with one sentence and exit code 2, never a traceback."""
-    sys.exit(_run(arguments))
+    try:
+        code = _run(arguments)
+    except Exception:
+        report_end()  # an error of ours, whose traceback says what happened
+        raise
+    report_end()
+    sys.exit(code)
 
 
 # Threads that spin while they wait make a busy machine ten times slower (1.5 to 12 ms an image instead of

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from attacks.errors import UserError
-from models.limits import GOES_ON, TOKEN, Limits, default_limits
+from models.limits import ENDED, GOES_ON, TOKEN, Limits, default_limits
 
 # What a child may know of its surroundings; everything else, credentials included, is left out.
 KEPT = (
@@ -75,12 +75,16 @@ def run_in_child(
     limits: Limits | None = None,
     env: Mapping[str, str] | None = None,
     writes: Iterable[Path] = (),
+    *,
+    reports: bool = False,
 ) -> int:
     """Run the command `argv` contained as the module says, and return its exit code.
 
     Standard streams are the caller's. `env` is added to the child's environment; `writes` are folders
     that the child must be able to write to. Whatever ends this process ends the child: Ctrl-C lets it
-    end by itself first. One that runs longer than allowed is killed, and UserError is raised.
+    end by itself first. One that runs longer than allowed is killed, and UserError is raised; so it is where
+    a command that `reports` its end (`limits.report_end`) ended without: an exit code alone may be that of
+    foreign code.
     """
     limits = limits or default_limits()
     with tempfile.TemporaryDirectory(prefix="robustdml-home-") as home, _signals_end_us():
@@ -92,7 +96,7 @@ def run_in_child(
             start_new_session=True,
         )
         try:
-            return child.wait(timeout=limits.seconds)
+            code = child.wait(timeout=limits.seconds)
         except subprocess.TimeoutExpired as error:
             raise UserError(
                 f"The contained process ran longer than {limits.seconds} seconds and was stopped; raise "
@@ -103,6 +107,13 @@ def run_in_child(
             raise
         finally:
             _stop(child)
+        if reports and code >= 0 and not Path(home, ENDED).exists():
+            raise UserError(
+                f"The contained process ended with exit code {code} before its work was done; code of the "
+                "model must not call os._exit or sys.exit, and --max-memory must leave room to start. "
+                f"{GOES_ON}"
+            )
+        return code
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from pathlib import Path
 
 # Names the process that started the child: a grandchild inherits the variable, not the parent.
 TOKEN = "ROBUSTDML_TRUSTED_CHILD"  # noqa: S105
+ENDED = "ended"
+"""The file in the child's home that says that its command came to its end."""
 GIB = 1 << 30
 LIBRARIES = 8 * GIB
 """Room for what is mapped to be read: importing torch takes some 4 GiB of addresses."""
@@ -45,6 +47,12 @@ def _has_cuda() -> bool:
 def in_child() -> bool:
     """Whether this process is the one that `run_in_child` started (not one of its children)."""
     return os.environ.get(TOKEN) == str(os.getppid())
+
+
+def report_end() -> None:
+    """In the child, leave word that the command came to its end; anywhere else do nothing."""
+    if in_child():
+        Path.home().joinpath(ENDED).touch()
 
 
 def limit_reached(error: BaseException) -> str:

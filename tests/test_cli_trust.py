@@ -42,6 +42,19 @@ def fails():
 
 def dies():
     os.kill(os.getpid(), 9)
+
+
+def leaves():
+    os._exit(0)
+
+
+class Quits(nn.Module):
+    def forward(self, x):
+        sys.exit(0)
+
+
+def quits():
+    return Quits()
 """
 
 
@@ -182,12 +195,15 @@ def test_what_was_submitted_in_part_is_verified_in_part(place):
     [
         ("fails", "net.py:fails failed: RuntimeError: their bug"),
         ("dies", "ended by signal 9"),
+        ("leaves", "ended with exit code 0 before its work was done"),
+        ("quits", "ended with exit code 0 before its work was done"),
         ("bild", "net.py: Unknown function 'bild'; did you mean build?"),
     ],
 )
 def test_code_that_fails_is_a_sentence(place, function, words):
     done = submit(place, "--code", f"net.py:{function}", "--trust-code")
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]) == 1
     assert not list(place.rglob("*.parquet"))
 
 

@@ -380,7 +380,12 @@ def test_weights_of_others_are_read_contained(there, tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUSTDML_CONTAINED", "1")
     ran = []
     original = containment.run_in_child
-    monkeypatch.setattr(containment, "run_in_child", lambda *given: ran.append(given) or original(*given))
+
+    def run_in_child(*given, **how):
+        ran.append(given)
+        return original(*given, **how)
+
+    monkeypatch.setattr(containment, "run_in_child", run_in_child)
     said = there("submit-attack", "attack", "--to", "results/submissions/mine", *SIDE)
     assert said.code == 0 and len(ran) == 1 and ran[0][3] == [Path("results/submissions/mine")]
     entry = load_entry(tmp_path / "results/submissions/mine/entries/pictures/mine/linf.json")

@@ -268,7 +268,7 @@ def started(monkeypatch, robustdml):
     monkeypatch.setenv("ROBUSTDML_CONTAINED", "1")
     calls = []
 
-    def run_in_child(*given):
+    def run_in_child(*given, **how):
         calls.append(given)
         return 1
 
@@ -321,7 +321,7 @@ def test_starting_the_child_takes_no_torch(tmp_path):
     code = f"""
         import sys
         from models import containment
-        containment.run_in_child = lambda *given: 0
+        containment.run_in_child = lambda *given, **how: 0
         from benchmark.cli import _run
         assert _run({[*SUBMIT]!r}) == 0
         assert _run(["verify", ".", "--contained"]) == 0

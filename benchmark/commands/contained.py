@@ -24,7 +24,7 @@ def run_again(
 
     None in the child itself, and on Windows, which has no such limits. `writes`: folders that results go
     to; `memory` in GiB and `seconds` replace the limits; `fetch` downloads first, in this process, what
-    the child will find in the cache. UserError where a limit or a signal ended the child.
+    the child will find in the cache. UserError where a limit, a signal or foreign code ended the child.
     """
     from attacks.errors import UserError
     from benchmark.places import data_root
@@ -40,7 +40,8 @@ def run_again(
     words = sys.argv[1:] if context.obj is None else context.obj
     command = [sys.executable, "-P", "-m", "benchmark", *words]
     # The child's home is empty: it would look for the data sets there.
-    code = run_in_child(command, limits, {"ROBUSTDML_DATA": str(data_root(None))}, writes)
+    data = {"ROBUSTDML_DATA": str(data_root(None))}
+    code = run_in_child(command, limits, data, writes, reports=True)
     if code < 0:
         most = f" (it may use {limits.memory / GIB:.3g} GiB: --max-memory)" if limits.memory else ""
         most += ", for which a smaller --batch-size, --size or --eot helps"
