@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from attacks.errors import UserError
 from leaderboard.entry import Entry
 from leaderboard.published import add
-from leaderboard.records import safe_name, write_atomic
+from leaderboard.records import cell_folder, safe_name, write_atomic
 from leaderboard.sums import SUMS, read_summed, write_summed, write_sums
 from models.spec import ModelSpec, explain
 from models.weights import sha256_of
@@ -23,8 +23,11 @@ from models.weights import sha256_of
 def pack(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> Path:
     """Make the folder of one model anew from all its rows; returns it.
 
-    A folder in its place that is no submission raises UserError.
+    A folder in its place that is no submission raises UserError, and so does a row whose stored queries are
+    gone or damaged: `verify` would refuse the folder.
     """
+    for entry in entries:
+        _require_kept(results, entry)
     folder = results / "submissions" / safe_name(entries[0].model.name)
     if folder.exists():
         if not (folder / SUMS).is_file():
@@ -38,6 +41,19 @@ def pack(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> Path:
                 write_atomic(folder / "kept" / entry.key / path.name, path.read_bytes())
     write_sums(folder)
     return folder
+
+
+def _require_kept(results: Path, entry: Entry) -> None:
+    """UserError where files that the row lists are not whole; contributed ones may lie with who made them."""
+    folder = results / "kept" / entry.key
+    lost = set(entry.kept) - {sha256_of(path) for path in folder.glob("*.safetensors")}
+    if lost:
+        raise UserError(
+            f"{folder}: {len(lost)} of the {len(entry.kept)} files of stored queries that the row "
+            f"{' '.join(entry.at)} lists under kept are missing or damaged; put them back, or remove "
+            f"{cell_folder(results, entry)} and submit the model on {entry.dataset.name} again, which scores "
+            "that row anew."
+        )
 
 
 def _portable(spec: ModelSpec) -> ModelSpec:

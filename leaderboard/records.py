@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,9 @@ from leaderboard.schema import (
 )
 from leaderboard.shards import BrokenRecord, Found, Kind, join, rows_sha256, scan_cells, write_atomic
 
+if TYPE_CHECKING:
+    from leaderboard.entry import Entry
+
 __all__ = [
     "PROTOCOL",
     "BrokenRecord",
@@ -37,6 +41,7 @@ __all__ = [
     "Shard",
     "SuiteCard",
     "Work",
+    "cell_folder",
     "cell_key",
     "cell_path",
     "check_rows",
@@ -55,12 +60,15 @@ _FILE = Kind(CellRecord, "robustdml.record", check_rows)
 
 
 def cell_path(results: Path, record: CellRecord) -> Path:
-    """Where a shard lives below a results folder: in "compare" if its attack ran alone, else in "cells"."""
-    kind = "compare" if record.suite.alone else "cells"
-    suite = f"{record.suite.name}-{record.norm}-{record.key}"
-    shard = f"{record.shard.index:04d}-of-{record.shard.count:04d}.parquet"
-    parts = [safe_name(part) for part in (record.model.name, record.dataset.name, suite)]
-    return results.joinpath(kind, *parts, shard)
+    """Where a shard lives below a results folder."""
+    return cell_folder(results, record) / f"{record.shard.index:04d}-of-{record.shard.count:04d}.parquet"
+
+
+def cell_folder(results: Path, of: "CellRecord | Entry") -> Path:
+    """Where the shards of a cell lie: in "compare" if its attack ran alone, else in "cells"."""
+    suite = f"{of.suite.name}-{of.norm}-{of.key}"
+    parts = [safe_name(part) for part in (of.model.name, of.dataset.name, suite)]
+    return results.joinpath("compare" if of.suite.alone else "cells", *parts)
 
 
 def safe_name(name: str) -> str:

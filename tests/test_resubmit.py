@@ -1,6 +1,7 @@
 """Submitting again under one name: what was just scored is shown and packed, whatever came before."""
 
 import re
+import shutil
 
 import pytest
 
@@ -78,6 +79,32 @@ def test_the_last_line_names_the_folder_of_the_results(own):
     assert done.err.rstrip().endswith("robustdml leaderboard --results 'r 1'")
     done = own("submit", *MINE, *QUICK, "--norm", "linf", "--limit-queries", "4")
     assert done.err.rstrip().endswith("robustdml leaderboard")
+
+
+@pytest.mark.parametrize("damage", ["the folder is lost", "a file is lost", "a file is damaged"])
+def test_stored_queries_that_are_gone_are_named_and_can_be_had_again(own, tmp_path, damage):
+    submit = ("submit", *MINE, *QUICK, "--norm", "linf", "--shard-size", "12")
+    assert own(*submit).code == 0
+    (kept,) = (tmp_path / "results" / "kept").iterdir()
+    files = sorted(kept.iterdir())
+    assert len(files) == 2
+    if damage == "the folder is lost":
+        shutil.rmtree(kept)
+    elif damage == "a file is lost":
+        files[0].unlink()
+    else:
+        files[0].write_bytes(files[0].read_bytes()[:-1] + b"x")
+    packed_before = {path: path.read_bytes() for path in (tmp_path / FOLDER).rglob("*.*")}
+    again = own(*submit)
+    (said,) = (line for line in again.err.splitlines() if line.startswith("Error: "))
+    assert again.code == 2 and "To hand it in" not in again.err
+    lost = 2 if damage == "the folder is lost" else 1
+    assert f"results/kept/{kept.name}: {lost} of the 2 files of stored queries" in said
+    # What was packed before stays as it was.
+    assert {path: path.read_bytes() for path in (tmp_path / FOLDER).rglob("*.*")} == packed_before
+    # What the sentence asks for helps.
+    shutil.rmtree(tmp_path / re.search(r"or remove (\S+) and submit the model on pictures again", said)[1])
+    assert own(*submit).code == 0 and own("verify", FOLDER).code == 0
 
 
 def test_ers_alone_says_what_it_is_handed_in_with_and_is_packed_with_a_row(own, tmp_path):
