@@ -1,5 +1,7 @@
 """`run --refresh`: rows of older suites are scored again, and the report says what moved."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +11,9 @@ from attacks.catalogue import Suite, find_attack, find_suite
 from attacks.errors import UserError
 from attacks.robrank import strike
 from attacks.table import Table
-from benchmark import sources
+from benchmark import grid, robrank, sources
 from benchmark.commands.place import here
-from benchmark.commands.refresh import refresh_rows
+from benchmark.commands.refresh import BEGUN, refresh_rows
 from benchmark.grid import GridSpec, make_plan, run_plan
 from benchmark.refresh import refresh_grids
 from benchmark.robrank import run_robrank
@@ -75,6 +77,61 @@ def test_a_stronger_suite_moves_the_rows_and_the_report_says_how_far(tmp_path, s
     assert table["newly_broken"].sum() > 10 and "points)" in said
     assert refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False) == 0
     assert "already" in capsys.readouterr().out
+
+
+def test_a_refresh_that_was_interrupted_ends_in_the_whole_report(tmp_path, suites, monkeypatch, capsys):
+    """The rows scored again before the interruption were not in it; those of ERS neither."""
+    suites("fgsm")
+    names = ["glyphs-natural", "glyphs-visualphishnet"]
+    score(tmp_path / "part", names, ["linf"])
+    models = [(name, sources.find_model(name, tmp_path)) for name in names]
+    glyphs = sources.find_task("glyphs", None)
+    assert not run_robrank(models, [glyphs], tmp_path / "part", CPU, limit_queries=4).failures
+    shutil.copytree(tmp_path / "part", tmp_path / "whole")
+    suites("fgsm", "pgd:steps=10")
+    monkeypatch.setattr(strike, "VERSION", 2)
+
+    def interrupted_after(rows, ers):
+        """Ctrl-C once so many rows of the suite and of ERS have been scored again."""
+        left = {"rows": rows, "ers": ers}
+
+        def counted(kind, run):
+            def go(*given, **how):
+                left[kind] -= 1
+                if left[kind] < 0:
+                    raise KeyboardInterrupt
+                return run(*given, **how)
+
+            return go
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(grid, "run_shard", counted("rows", grid.run_shard))
+            patch.setattr(robrank, "_write", counted("ers", robrank._write))
+            refresh(tmp_path / "part")
+
+    def refresh(results):
+        capsys.readouterr()
+        assert refresh_rows(here(results), None, 224, CPU, BASIC, plan_only=False) == 0
+        return capsys.readouterr().out.splitlines()
+
+    interrupted_after(1, 0)
+    assert len(scan(tmp_path / "part")) == 3
+    interrupted_after(1, 1)  # the rest of the suite, and one row of ERS
+    assert len(scan(tmp_path / "part")) == 4 and len(scan_ers(tmp_path / "part")) == 3
+    resumed, whole = refresh(tmp_path / "part"), refresh(tmp_path / "whole")
+    assert sum("suite changed" in line for line in resumed) == 4
+    assert [line.replace("part", "") for line in resumed] == [line.replace("whole", "") for line in whole]
+    for file in ("refresh.csv", "refresh-ers.csv"):
+        assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert "already" in refresh(tmp_path / "part")[0], "the next refresh tells of itself alone"
+
+
+def test_a_damaged_list_of_what_a_refresh_began_with_is_named(tmp_path, suites):
+    suites("fgsm")
+    score(tmp_path, ["glyphs-natural"], ["linf"], 20)
+    (tmp_path / BEGUN).write_text('["0123456789ab')
+    with pytest.raises(UserError, match=r"refresh-begun\.json is no list of keys .*; remove it"):
+        refresh_rows(here(tmp_path), None, 224, CPU, BASIC, plan_only=False)
 
 
 def test_rows_of_ers_are_scored_again_too(tmp_path, suites, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """`robustdml run --refresh`: rows of older suites scored again, and what that changed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from benchmark.refresh import ers_runs, refresh_grids, stale_ers, stale_rows
 from benchmark.robrank import Models, run_robrank
 from benchmark.scoring import Settings
 from benchmark.sources import find_model, find_task
-from leaderboard.entries import build_entries
+from leaderboard.entries import Entry, build_entries
 from leaderboard.ers_records import ErsCell, scan_ers
 from leaderboard.ers_refresh import ers_moves, ers_report
 from leaderboard.ers_table import chosen
 from leaderboard.records import scan, write_atomic
 from leaderboard.refresh import moves, report, table
 from leaderboard.standing import fully_checked
+
+BEGUN = "refresh-begun.json"
+"""In the results folder: the keys of the rows that an unfinished refresh began with."""
 
 
 def refresh_rows(
@@ -37,10 +41,10 @@ def refresh_rows(
     `how`: fields of the grid that change no number (shard_size, checks).
     """
     results = where.results
-    before, ers = build_entries(scan(results, problem=note), note), _ers_of(results)
-    if not before and not ers:
+    now, ers_now = build_entries(scan(results, problem=note), note), _ers_of(results)
+    if not now and not ers_now:
         raise UserError(f"{results} holds no row to refresh; score a model with run or submit first.")
-    stale = stale_rows(before, note)
+    stale = stale_rows(now, note)
     if how.get("checks") == "basic" and any(map(fully_checked, stale)):
         raise UserError(
             "--checks basic would score rows again without the full trust checks that they have, and the "
@@ -52,13 +56,17 @@ def refresh_rows(
     plans = [plan for grid in grids for plan in _plan(grid, results, root, side, how_to_plan, failures)]
     for plan in plans:
         show_plan(plan)
-    old = stale_ers(ers)
+    old = stale_ers(ers_now)
     if old:
         console.print(
             f"Suite {ROBRANK}: {len(old)} rows of older digests, 9 searches of 32 passes per query."
         )
     if plan_only:
         return show_summary(Summary(failures=failures + [f for plan in plans for f in plan.failures]))
+    before, ers = _begun(results, now, ers_now)
+    if stale or old:
+        keys = {entry.key for entry in before} | {cell.record.key for cell in ers}
+        write_atomic(results / BEGUN, json.dumps(sorted(keys)).encode())
     total = Summary(failures=failures)
     for plan in plans:
         done = where.run(plan, settings)
@@ -78,7 +86,38 @@ def refresh_rows(
     if len(moved):
         out.print(ers_report(moved), highlight=False, markup=False, soft_wrap=True)
         _keep(results / "refresh-ers.csv", moved, "Every number of ERS")
+    (results / BEGUN).unlink(missing_ok=True)
     return code
+
+
+def _begun(results: Path, now: list[Entry], ers_now: list[ErsCell]) -> tuple[list[Entry], list[ErsCell]]:
+    """The rows as they were when this refresh began, which may have been before an interruption.
+
+    Their cells stay in the folder, beside those of the present digest; `BEGUN` tells which were shown then.
+    """
+    path = results / BEGUN
+    if not path.exists():
+        return now, ers_now
+    try:
+        keys = set(map(str, json.loads(path.read_bytes())))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is no list of keys ({error}); remove it, and the report tells what moves from now on."
+        ) from error
+    rows = {e.at: e for e in build_entries(c for c in scan(results, problem=_quiet) if c.record.key in keys)}
+    cells = scan_ers(results, _quiet, published=False)
+    ers = {_place(c): c for c in chosen((c for c in cells if c.record.key in keys), _quiet)}
+    # What was scored since the interruption is as it is now.
+    before = {entry.at: entry for entry in now} | rows
+    return list(before.values()), list(({_place(c): c for c in ers_now} | ers).values())
+
+
+def _place(cell: ErsCell) -> tuple[str, str]:
+    return cell.record.dataset.name, cell.record.model.name
+
+
+def _quiet(told: str) -> None:
+    """For folders whose problems were told already."""
 
 
 def _keep(path: Path, lines: pd.DataFrame, what: str) -> None:
