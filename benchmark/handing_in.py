@@ -4,18 +4,41 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from attacks.errors import UserError
+from benchmark.candidate import unaveraged_name
 from benchmark.cards import renew_cards
 from benchmark.commands.show import console, note, show_rows
 from benchmark.grid import Plan
 from benchmark.handout import pack
 from leaderboard.entries import collect, rows_of, save_entry
 from leaderboard.entry import Entry
-from leaderboard.records import scan
+from leaderboard.ers_records import scan_ers
+from leaderboard.records import ModelCard, scan
+from leaderboard.schema import Record
 from leaderboard.standing import assess
 from models.spec import ModelSpec
 
 DEFAULT = Path("results")
 """Where commands look for results that are told nothing else."""
+
+
+def require_one_name(results: Path, card: ModelCard) -> None:
+    """UserError where these weights have rows under another name alone: the board has one row for a model.
+
+    Two names would be ranked twice, share one folder of stored queries, and be refused by `publish`.
+    """
+    records: list[Record] = [cell.record for cell in scan(results, problem=_quiet)]
+    records += [cell.record for cell in scan_ers(results, _quiet, published=False)]
+    names = sorted({unaveraged_name(r.model) for r in records if r.model.digest == card.digest})
+    if names and unaveraged_name(card) not in names:
+        raise UserError(
+            f"--name {unaveraged_name(card)}: these weights, read in this way, have rows in {results} as "
+            f"{names[0]!r} already; go on under that name, or take another folder (--results)."
+        )
+
+
+def _quiet(told: str) -> None:
+    """For what is told where it matters."""
 
 
 def finish(plan: Plan, results: Path, spec: ModelSpec, again: str = "") -> None:
@@ -30,23 +53,26 @@ def finish(plan: Plan, results: Path, spec: ModelSpec, again: str = "") -> None:
     keys, digests = {r.key for r in records}, {r.model.digest for r in records}
     places = {(r.dataset.name, r.norm) for r in records}
     cells = scan(results, problem=note)
+    named = [cell for cell in cells if unaveraged_name(cell.record.model) == spec.name]
     everything, ours = collect(results, note, cells=cells)
     for entry in ours:
         save_entry(results, entry)
-    scored = rows_of((cell for cell in cells if cell.record.key in keys), everything)
-    same = (cell for cell in cells if cell.record.model.digest in digests)
+    scored = rows_of((cell for cell in named if cell.record.key in keys), everything)
+    same = (cell for cell in named if cell.record.model.digest in digests)
     others = (cell for cell in same if (cell.record.dataset.name, cell.record.norm) not in places)
     judged, handed = _among([*scored, *rows_of(others, everything)], everything)
-    show_rows(judged, lambda entry: entry.key in keys)
+    shown = {entry.at for entry in scored}  # not the keys: the same weights may have another name, too
+    show_rows(judged, lambda entry: entry.at in shown)
     _tell_hidden(scored, everything)
     _hand_in(results, handed, spec, again)
 
 
 def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool, again: str = "") -> None:
     """Pack ERS beside the rows of the same model, or say what a folder to hand in wants first."""
-    cells = scan(results, problem=lambda told: None) if whole else []
-    everything, _ = collect(results, lambda told: None, cells=cells)
-    rows = rows_of((cell for cell in cells if cell.record.model.digest == digest), everything)
+    cells = scan(results, problem=_quiet) if whole else []
+    everything, _ = collect(results, _quiet, cells=cells)
+    named = (cell for cell in cells if unaveraged_name(cell.record.model) == spec.name)
+    rows = rows_of((cell for cell in named if cell.record.model.digest == digest), everything)
     if rows:
         _hand_in(results, _among(rows, everything)[1], spec, again)
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from attacks.errors import UserError
+from leaderboard.entries import entry_path
 from leaderboard.entry import Entry
 from leaderboard.published import add
 from leaderboard.records import cell_folder, safe_name, write_atomic
@@ -75,3 +76,17 @@ def read_model(folder: Path) -> ModelSpec:
         return ModelSpec.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from error
+
+
+def require_named(folder: Path, entries: Sequence[Entry]) -> None:
+    """UserError where a row of a submission has another name than its model."""
+    # Loads torch, which the process that only starts a contained one does without.
+    from benchmark.candidate import unaveraged_name
+
+    name = read_model(folder).name
+    for entry in entries:
+        if unaveraged_name(entry.model) != name:
+            raise UserError(
+                f"{folder / 'model.json'}: name is {name!r}, and {entry_path(folder, entry)} is a row of "
+                f"{entry.model.name!r}; submit the model again, under one name."
+            )

@@ -16,7 +16,7 @@ from benchmark.cells import ChecksLevel
 from benchmark.commands.robrank import ROBRANK, refuse_full, require_linf, score_robrank
 from benchmark.commands.show import duration, out, progress, show_plan, show_summary
 from benchmark.grid import GridSpec, make_plan, run_plan
-from benchmark.handing_in import finish, finish_ers
+from benchmark.handing_in import finish, finish_ers, require_one_name
 from benchmark.scoring import Scorer, Settings
 from benchmark.sources import find_task, read_card, save_submitted
 from benchmark.tasks import RetrievalTask
@@ -212,6 +212,7 @@ def score(
     refuse_full([suite], checks)
     candidate = submission.load()
     name = submission.spec.name
+    require_one_name(results, candidate.averaged(eot).card)
     with progress() as tick:
         task = find_task(*task_options, tick)
         if submission.expect_clean is not None:

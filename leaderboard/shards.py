@@ -176,30 +176,31 @@ def scan_cells(
     merge: Callable[[Sequence[Found[R]], int], C],
     problem: Callable[[str], None],
 ) -> list[C]:
-    """Every whole cell whose shards are among the files, in the order of key and count.
+    """Every whole cell whose shards are among the files, in the order of key, name and count.
 
+    The key holds no name: the same weights under two names are two cells, or the row of one would be lost.
     `merge` joins the shards of one cell, of which there should be so many, or raises BrokenRecord. A
     broken file or an incomplete cell is left out, and `problem` is told in one sentence.
     """
-    groups: dict[tuple[str, int], list[Found[R]]] = defaultdict(list)
+    groups: dict[tuple[str, str, int], list[Found[R]]] = defaultdict(list)
     for path in paths:
         try:
             record, frame = kind.read(path)
         except BrokenRecord as error:
             problem(str(error))
             continue
-        groups[record.key, record.shard.count].append((path, record, frame))
-    whole: dict[str, C] = {}
-    lacking: dict[str, str] = {}
-    for (key, count), shards in sorted(groups.items(), key=lambda item: item[0]):
-        if key in whole:  # the same cell in fewer shards came first
+        groups[record.key, record.model.name, record.shard.count].append((path, record, frame))
+    whole: dict[tuple[str, str], C] = {}
+    lacking: dict[tuple[str, str], str] = {}
+    for (key, name, count), shards in sorted(groups.items(), key=lambda item: item[0]):
+        if (key, name) in whole:  # the same cell in fewer shards came first
             continue
         try:
-            whole[key] = merge(shards, count)
+            whole[key, name] = merge(shards, count)
         except BrokenRecord as error:
-            lacking[key] = str(error)
-    for key, message in lacking.items():
-        if key not in whole:  # else a run that was cut into other shards was left unfinished: no loss
+            lacking[key, name] = str(error)
+    for cell, message in lacking.items():
+        if cell not in whole:  # else a run that was cut into other shards was left unfinished: no loss
             problem(message)
     return list(whole.values())
 

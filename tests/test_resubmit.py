@@ -1,5 +1,6 @@
 """Submitting again under one name: what was just scored is shown and packed, whatever came before."""
 
+import json
 import re
 import shutil
 
@@ -79,6 +80,40 @@ def test_the_last_line_names_the_folder_of_the_results(own):
     assert done.err.rstrip().endswith("robustdml leaderboard --results 'r 1'")
     done = own("submit", *MINE, *QUICK, "--norm", "linf", "--limit-queries", "4")
     assert done.err.rstrip().endswith("robustdml leaderboard")
+
+
+def test_the_same_weights_under_a_second_name_are_refused_and_nothing_is_lost(own, tmp_path):
+    first = ("submit", *MINE, *QUICK, "--norm", "linf")
+    other = ("submit", "mine.safetensors", "--name", "other", *MODEL, *OWN, *QUICK)
+    assert own(*first).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.*") if path.is_file()}
+    # On the same cell, on another one, and under RobRank's threats.
+    for more in (("--norm", "linf"), ("--norm", "l2"), ("--suite", "robrank", "--checks", "basic")):
+        told = own(*other, *more).told
+        assert told.startswith("--name other: these weights") and "rows in results as 'mine' already" in told
+    after = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.*") if path.is_file()}
+    assert after == before
+    # What the sentence offers: another folder, and the first name.
+    assert own(*other, "--norm", "linf", "--results", "others").code == 0 and own(*first).code == 0
+    # The same weights read in another way are another model.
+    assert own(*other, "--norm", "linf", *WRONG).code == 0
+
+
+def test_two_names_of_the_same_weights_are_two_rows_and_only_ones_own_is_packed(own, tmp_path):
+    """`run` scores what it is told to, a zoo model of the same weights too: the row of one name was lost."""
+    linf = (*QUICK, "--norm", "linf")
+    assert own("submit", *MINE, *linf).code == 0
+    card = json.loads((tmp_path / "results" / "models" / "mine.json").read_text())
+    (tmp_path / "results" / "models" / "other.json").write_text(json.dumps(card | {"name": "other"}))
+    assert own("run", "--model", "other", *OWN, *linf).code == 0
+    cells = scan(tmp_path / "results")
+    assert [cell.record.model.name for cell in cells] == ["mine", "other"]
+    assert len({cell.record.key for cell in cells}) == 1, "a key names no model"
+    again = own("submit", *MINE, *linf)
+    assert again.code == 0 and "mine on pictures" in again.out and "other on pictures" not in again.out
+    assert [path.name for path in (tmp_path / "results" / "submissions").iterdir()] == ["mine"]
+    assert own("verify", FOLDER).code == 0
+    assert {entry.model.name for entry in load_entries(tmp_path / "results")} == {"mine", "other"}
 
 
 @pytest.mark.parametrize("damage", ["the folder is lost", "a file is lost", "a file is damaged"])

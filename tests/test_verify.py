@@ -17,7 +17,7 @@ from leaderboard.entries import build_entries, entry_text, load_entry, save_entr
 from leaderboard.entry import shares, table_sha256
 from leaderboard.published import check, publish
 from leaderboard.records import scan
-from leaderboard.sums import SUMS, field_sums, write_sums
+from leaderboard.sums import SUMS, field_sums, write_summed, write_sums
 from tests.grid_worlds import save_convnet, save_pictures
 
 MODEL = ("--arch", "convnet", "--option", "width=8", "--dim", "16", "--distance", "euclidean")
@@ -105,6 +105,16 @@ def test_a_digit_of_the_model_is_named_by_its_field(there, tmp_path):
     path.write_text(path.read_text().replace('"dim": 16', '"dim": 17'))
     told = there("verify", FOLDER, "--numbers-only").told
     assert "model.json: dim and its digest" in told
+
+
+def test_a_model_of_another_name_than_its_rows_is_named(there, tmp_path):
+    folder = tmp_path / FOLDER
+    fields = json.loads((folder / "model.json").read_text())
+    del fields["sums"]
+    write_summed(folder / "model.json", fields | {"name": "other"})
+    write_sums(folder)
+    told = there("verify", FOLDER, "--numbers-only").told
+    assert "model.json: name is 'other', and " in told and "l2.json is a row of 'mine'" in told
 
 
 def forge(folder, change):

@@ -65,7 +65,10 @@ def verify(
         again = containment.run_again(context, [], max_memory, max_seconds, fetch)
         if again is not None:
             return again
+    from benchmark.handout import require_named
+
     entries = verify_folder(folder)
+    require_named(folder, entries)
     out.print(
         f"{len(entries)} row{'s' * (len(entries) != 1)}: every digest and number holds.", highlight=False
     )
