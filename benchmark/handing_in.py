@@ -9,31 +9,37 @@ from benchmark.candidate import unaveraged_name
 from benchmark.cards import renew_cards
 from benchmark.commands.show import console, note, show_rows
 from benchmark.grid import Plan
-from benchmark.handout import pack
+from benchmark.handout import pack, require_kept
 from leaderboard.entries import collect, rows_of, save_entry
 from leaderboard.entry import Entry
 from leaderboard.ers_records import scan_ers
 from leaderboard.records import ModelCard, scan
 from leaderboard.schema import Record
 from leaderboard.standing import assess
+from models.registry import MODELS
 from models.spec import ModelSpec
 
 DEFAULT = Path("results")
 """Where commands look for results that are told nothing else."""
 
 
-def require_one_name(results: Path, card: ModelCard) -> None:
+def require_one_name(results: Path, card: ModelCard, plain: str) -> None:
     """UserError where these weights have rows under another name alone: the board has one row for a model.
 
-    Two names would be ranked twice, share one folder of stored queries, and be refused by `publish`.
+    `plain`: the digest without --eot. Two names would be ranked twice, share one folder of stored queries,
+    and be refused by `publish`.
     """
     records: list[Record] = [cell.record for cell in scan(results, problem=_quiet)]
     records += [cell.record for cell in scan_ers(results, _quiet, published=False)]
-    names = sorted({unaveraged_name(r.model) for r in records if r.model.digest == card.digest})
+    ours = {card.digest, plain}
+    names = sorted({unaveraged_name(r.model) for r in records if r.model.digest in ours})
     if names and unaveraged_name(card) not in names:
+        said = f"go on under that name, remove the folders {names[0]} in it"
+        if names[0] in MODELS:  # whose name no submission may have
+            said = "they are a model of the zoo, which `run` scores; leave it at that"
         raise UserError(
             f"--name {unaveraged_name(card)}: these weights, read in this way, have rows in {results} as "
-            f"{names[0]!r} already; go on under that name, or take another folder (--results)."
+            f"{names[0]!r} already; {said}, or take another folder (--results)."
         )
 
 
@@ -64,7 +70,17 @@ def finish(plan: Plan, results: Path, spec: ModelSpec, again: str = "") -> None:
     shown = {entry.at for entry in scored}  # not the keys: the same weights may have another name, too
     show_rows(judged, lambda entry: entry.at in shown)
     _tell_hidden(scored, everything)
-    _hand_in(results, handed, spec, again)
+    _hand_in(results, [e for e in handed if e.at in shown or _whole(results, e)], spec, again)
+
+
+def _whole(results: Path, entry: Entry) -> bool:
+    """Whether a row of an earlier run can be handed in with those of this one; says why not."""
+    try:
+        require_kept(results, entry)
+    except UserError as error:
+        note(f"{error} It is left out of the folder.")
+        return False
+    return True
 
 
 def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool, again: str = "") -> None:

@@ -28,7 +28,7 @@ def pack(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> Path:
     gone or damaged: `verify` would refuse the folder.
     """
     for entry in entries:
-        _require_kept(results, entry)
+        require_kept(results, entry)
     folder = results / "submissions" / safe_name(entries[0].model.name)
     if folder.exists():
         if not (folder / SUMS).is_file():
@@ -44,7 +44,7 @@ def pack(results: Path, entries: Sequence[Entry], spec: ModelSpec) -> Path:
     return folder
 
 
-def _require_kept(results: Path, entry: Entry) -> None:
+def require_kept(results: Path, entry: Entry) -> None:
     """UserError where files that the row lists are not whole; contributed ones may lie with who made them."""
     folder = results / "kept" / entry.key
     lost = set(entry.kept) - {sha256_of(path) for path in folder.glob("*.safetensors")}

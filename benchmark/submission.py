@@ -212,7 +212,7 @@ def score(
     refuse_full([suite], checks)
     candidate = submission.load()
     name = submission.spec.name
-    require_one_name(results, candidate.averaged(eot).card)
+    require_one_name(results, candidate.averaged(eot).card, candidate.digest)
     with progress() as tick:
         task = find_task(*task_options, tick)
         if submission.expect_clean is not None:

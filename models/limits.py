@@ -49,10 +49,15 @@ def in_child() -> bool:
     return os.environ.get(TOKEN) == str(os.getppid())
 
 
+# Found out before code of a model can change what the environment says.
+_MARK = Path.home() / ENDED if in_child() else None
+
+
 def report_end() -> None:
     """In the child, leave word that the command came to its end; anywhere else do nothing."""
-    if in_child():
-        Path.home().joinpath(ENDED).touch()
+    if _MARK is not None:
+        with contextlib.suppress(OSError):
+            _MARK.touch()
 
 
 def limit_reached(error: BaseException) -> str:

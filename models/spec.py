@@ -226,14 +226,24 @@ SAID = 3
 
 def explain(error: ValidationError, flags: bool = False) -> str:
     """The first mistakes of a validation, each as `field: what is wrong with it`, or `--field: ...`."""
-    every = [_mistake(each, flags) for each in error.errors()]
+    # Of a field that may be of several types, each type has a mistake of its own: the first tells enough.
+    first = {_field(each): each for each in reversed(error.errors())}
+    every = [_mistake(each, flags) for each in reversed(first.values())]
     more = f", and {len(every) - SAID} more" if len(every) > SAID else ""
     return f"{'; '.join(every[:SAID])}{more}."
 
 
-def _mistake(each: "ErrorDetails", flags: bool) -> str:
+_TYPES = frozenset({"str", "int", "float", "bool"})
+
+
+def _field(each: "ErrorDetails") -> str:
     # Positions in a union ("int", "constrained-str") are pydantic's words, not fields.
-    field = ".".join(str(part) for part in each["loc"] if re.match(r"^\w+$", str(part)))
+    parts = map(str, each["loc"])
+    return ".".join(part for part in parts if re.match(r"^\w+$", part) and part not in _TYPES)
+
+
+def _mistake(each: "ErrorDetails", flags: bool) -> str:
+    field = _field(each)
     said = each["msg"].removeprefix("Value error, ")
     shown = each.get("input")
     given = f" (it is {_short(shown)})" if isinstance(shown, str | int | float | bool) else ""

@@ -290,7 +290,7 @@ def test_only_what_data_sets_are_compressed_with_is_unpacked(way: str, tmp_path:
     else:
         kind = zipfile.ZIP_LZMA if way == "zip lzma" else zipfile.ZIP_BZIP2
         (tmp_path / "a").write_bytes(zip_with("evil", packed_by=kind))
-    with pytest.raises(UserError, match=r"something else than deflate|is damaged or cannot be unpacked"):
+    with pytest.raises(UserError, match="compressed by something else than"):
         archives.unpack(tmp_path / "a", tmp_path / "out", 1000)
     assert not list(tmp_path.rglob("*evil*"))
 

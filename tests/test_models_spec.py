@@ -74,6 +74,13 @@ def test_a_few_mistakes_are_all_told():
         parse({"name": "m", "arch": "convnet", "dmi": 64, "head": "liner", "a": 1, "b": 2}, "cards.toml")
 
 
+def test_a_field_of_several_types_is_one_mistake():
+    with pytest.raises(UserError) as caught:
+        parse({"name": "m", "arch": "convnet", "dim": 3, "options": {"width": [1]}, "b": 2}, "cards.toml")
+    width, typo = str(caught.value).removeprefix("cards.toml, model 'm': ").split("; ")
+    assert width.startswith("options.width: Input should be") and typo.startswith("b: Extra inputs")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -56,13 +56,25 @@ def test_the_exit_code_is_the_childs(tmp_path):
     assert child(tmp_path, "raise SystemExit(7)") == 7
 
 
-@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)", "limits.report_end()"])
+REPORT = "limits.report_end()"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os._exit(0)",
+        "sys.exit(0)",
+        REPORT,
+        f"os.environ['HOME'] = '/'; {REPORT}",
+        f"os.environ.clear(); {REPORT}",
+    ],
+)
 def test_a_command_that_reports_its_end_must_come_to_it(tmp_path, end):
     file = tmp_path / "script.py"
     file.write_text(f"import os, sys\nfrom models import limits\n{end}\n")
     command = [sys.executable, str(file)]
     assert run_in_child(command) == 0
-    if end == "limits.report_end()":
+    if REPORT in end:  # whatever code of a model did to the environment
         assert run_in_child(command, reports=True) == 0
     else:
         with pytest.raises(UserError, match="exit code 0 before its work was done"):

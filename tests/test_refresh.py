@@ -111,8 +111,11 @@ def test_a_refresh_that_was_interrupted_ends_in_the_whole_report(tmp_path, suite
 
     def refresh(results):
         capsys.readouterr()
+        begun = (results / "refresh-begun.json").exists()
         assert refresh_rows(here(results), None, 224, CPU, BASIC, plan_only=False) == 0
-        return capsys.readouterr().out.splitlines()
+        said = capsys.readouterr()
+        assert ("goes on from a refresh that was begun at" in said.err) is begun
+        return said.out.splitlines()
 
     interrupted_after(1, 0)
     assert len(scan(tmp_path / "part")) == 3

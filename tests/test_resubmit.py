@@ -6,10 +6,13 @@ import shutil
 
 import pytest
 
+from attacks.errors import UserError
+from benchmark.handing_in import require_one_name
 from benchmark.handout import read_model
 from leaderboard.entries import load_entries
 from leaderboard.published import publish
 from leaderboard.records import scan
+from tests.board_fixtures import cell, put
 from tests.grid_worlds import save_convnet, save_pictures
 
 MODEL = ("--arch", "convnet", "--option", "width=8", "--dim", "16", "--distance", "euclidean")
@@ -99,6 +102,24 @@ def test_the_same_weights_under_a_second_name_are_refused_and_nothing_is_lost(ow
     assert own(*other, "--norm", "linf", *WRONG).code == 0
 
 
+def test_weights_of_the_zoo_are_not_sent_to_the_name_that_no_submission_may_have(tmp_path):
+    record, frame = cell("con-nat", classes=5, per_class=4)
+    for name, said in (("glyphs-natural", "they are a model of the zoo"), ("other", "go on under that name")):
+        results = tmp_path / name
+        put(
+            results,
+            record.model_copy(update={"model": record.model.model_copy(update={"name": name})}),
+            frame,
+        )
+        with pytest.raises(UserError, match=rf"as {name!r} already; {said}"):
+            require_one_name(results, record.model.model_copy(update={"name": "mine"}), "")
+        # With --eot the digest is another, and the weights are the same.
+        averaged = record.model.model_copy(update={"name": "mine-eot2", "digest": "f" * 64, "eot": 2})
+        with pytest.raises(UserError, match=rf"as {name!r} already; {said}"):
+            require_one_name(results, averaged, record.model.digest)
+        require_one_name(results, averaged, averaged.digest)
+
+
 def test_two_names_of_the_same_weights_are_two_rows_and_only_ones_own_is_packed(own, tmp_path):
     """`run` scores what it is told to, a zoo model of the same weights too: the row of one name was lost."""
     linf = (*QUICK, "--norm", "linf")
@@ -140,6 +161,18 @@ def test_stored_queries_that_are_gone_are_named_and_can_be_had_again(own, tmp_pa
     # What the sentence asks for helps.
     shutil.rmtree(tmp_path / re.search(r"or remove (\S+) and submit the model on pictures again", said)[1])
     assert own(*submit).code == 0 and own("verify", FOLDER).code == 0
+
+
+def test_a_row_of_before_whose_stored_queries_are_gone_does_not_keep_the_new_one_from_being_packed(
+    own, tmp_path
+):
+    assert own("submit", *MINE, *QUICK, "--norm", "linf").code == 0
+    (kept,) = (tmp_path / "results" / "kept").iterdir()
+    shutil.rmtree(kept)
+    done = own("submit", *MINE, *QUICK, "--norm", "l2")
+    assert done.code == 0 and "To hand it in (pictures l2)" in done.err
+    assert f"results/kept/{kept.name}: 1 of the 1 files" in done.err and "left out of the folder" in done.err
+    assert own("verify", FOLDER).code == 0
 
 
 def test_ers_alone_says_what_it_is_handed_in_with_and_is_packed_with_a_row(own, tmp_path):

@@ -44,10 +44,10 @@ def run_again(
     code = run_in_child(command, limits, data, writes, reports=True)
     if code < 0:
         most = f" (it may use {limits.memory / GIB:.3g} GiB: --max-memory)" if limits.memory else ""
-        most += ", for which a smaller --batch-size, --size or --eot helps"
         raise UserError(
             f"The contained process was ended by signal {-code}: 9 is what the system sends when memory runs "
-            f"out{most}, 6 and 11 are crashes of native code, often for want of memory. {GOES_ON}"
+            f"out{most}, 6 and 11 are crashes of native code, often for want of memory; a smaller "
+            f"--batch-size, --size or --eot needs less. {GOES_ON}"
         )
     return code
 

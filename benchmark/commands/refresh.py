@@ -1,6 +1,7 @@
 """`robustdml run --refresh`: rows of older suites scored again, and what that changed."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,20 @@ def _begun(results: Path, now: list[Entry], ers_now: list[ErsCell]) -> tuple[lis
         raise UserError(
             f"{path} is no list of keys ({error}); remove it, and the report tells what moves from now on."
         ) from error
+    note(
+        f"the report goes on from a refresh that was begun at {_when(path)} and not finished; "
+        f"remove {path} to report from now on only"
+    )
     rows = {e.at: e for e in build_entries(c for c in scan(results, problem=_quiet) if c.record.key in keys)}
     cells = scan_ers(results, _quiet, published=False)
     ers = {_place(c): c for c in chosen((c for c in cells if c.record.key in keys), _quiet)}
     # What was scored since the interruption is as it is now.
     before = {entry.at: entry for entry in now} | rows
     return list(before.values()), list(({_place(c): c for c in ers_now} | ers).values())
+
+
+def _when(path: Path) -> str:
+    return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _place(cell: ErsCell) -> tuple[str, str]:

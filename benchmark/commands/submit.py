@@ -170,7 +170,7 @@ def submit(
         notes=notes,
     )
     # Cards that `train` made lie in folders side by side.
-    trained = checkpoint.parent.parent if is_card(checkpoint) else Path("trained")
+    trained = checkpoint.absolute().parent.parent if is_card(checkpoint) else Path("trained")
     if doubt := doubt_sibling(spec.sibling, results, trained):
         note(doubt)
     weights = None if is_card(checkpoint) else checkpoint  # a card names its own, with their sha256

@@ -14,6 +14,7 @@ from attacks.errors import UserError
 CHUNK = 1 << 20
 MEMBERS = 500_000
 GZIP = b"\x1f\x8b"
+OTHERS = (b"\xfd7zXZ\0", b"BZh")
 DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -86,8 +87,10 @@ def _members(archive: Path) -> Iterator[Member]:
 
 def _tar_members(archive: Path) -> Iterator[Member]:
     with archive.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    with tarfile.open(archive, "r:gz" if packed else "r:") as tar:
+        start = file.read(8)
+    if start.startswith(OTHERS):
+        raise UserError(f"The archive {archive} is compressed by something else than gzip; pack it anew.")
+    with tarfile.open(archive, "r:gz" if start.startswith(GZIP) else "r:") as tar:
         for member in tar:
             if not (member.isreg() or member.isdir()):
                 raise _refusal(archive, member.name, "is a link or a device")
