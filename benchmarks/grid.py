@@ -37,7 +37,7 @@ POINTS = 0.5
 ALL_KS = 2.5
 # With 200 queries half a point is one of them.
 QUERIES = {"convnet": 320, "resnet18": 200}
-OURS = ("fmn:steps=12", "fmn:steps=20", "fmn:steps=28,patience=0.3", "pgd:steps=20")
+OURS = ("fmn:steps=12", "fmn:steps=20", "fmn:steps=28,patience=0.4", "pgd:steps=20")
 MIN_NORM, PER_BUDGET = "foolbox: LInfFMNAttack, 20 steps", "foolbox: LinfPGD, 20 steps"
 
 Search = Callable[[NearestNeighbour, Tensor, Marks, Sequence[float]], Sequence[Tensor]]
