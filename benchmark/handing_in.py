@@ -15,6 +15,7 @@ from leaderboard.entry import Entry
 from leaderboard.ers_records import scan_ers
 from leaderboard.records import ModelCard, scan
 from leaderboard.schema import Record
+from leaderboard.shards import untold
 from leaderboard.standing import assess
 from models.registry import MODELS
 from models.spec import ModelSpec
@@ -29,8 +30,8 @@ def require_one_name(results: Path, card: ModelCard, plain: str) -> None:
     `plain`: the digest without --eot. Two names would be ranked twice, share one folder of stored queries,
     and be refused by `publish`.
     """
-    records: list[Record] = [cell.record for cell in scan(results, problem=_quiet)]
-    records += [cell.record for cell in scan_ers(results, _quiet, published=False)]
+    records: list[Record] = [cell.record for cell in scan(results, problem=untold)]
+    records += [cell.record for cell in scan_ers(results, untold, published=False)]
     ours = {card.digest, plain}
     names = sorted({unaveraged_name(r.model) for r in records if r.model.digest in ours})
     if names and unaveraged_name(card) not in names:
@@ -41,10 +42,6 @@ def require_one_name(results: Path, card: ModelCard, plain: str) -> None:
             f"--name {unaveraged_name(card)}: these weights, read in this way, have rows in {results} as "
             f"{names[0]!r} already; {said}, or take another folder (--results)."
         )
-
-
-def _quiet(told: str) -> None:
-    """For what is told where it matters."""
 
 
 def finish(plan: Plan, results: Path, spec: ModelSpec, again: str = "") -> None:
@@ -85,8 +82,8 @@ def _whole(results: Path, entry: Entry) -> bool:
 
 def finish_ers(results: Path, spec: ModelSpec, digest: str, whole: bool, again: str = "") -> None:
     """Pack ERS beside the rows of the same model, or say what a folder to hand in wants first."""
-    cells = scan(results, problem=_quiet) if whole else []
-    everything, _ = collect(results, _quiet, cells=cells)
+    cells = scan(results, problem=untold) if whole else []
+    everything, _ = collect(results, untold, cells=cells)
     named = (cell for cell in cells if unaveraged_name(cell.record.model) == spec.name)
     rows = rows_of((cell for cell in named if cell.record.model.digest == digest), everything)
     if rows:

@@ -18,6 +18,7 @@ from leaderboard.entry import DIGITS, Entry, build_entry, same_queries, table_sh
 from leaderboard.lowering import carry_over
 from leaderboard.namesakes import differences, namesakes
 from leaderboard.records import BrokenRecord, Cell, CellRecord, safe_name, scan, write_atomic
+from leaderboard.shards import untold
 from leaderboard.standing import assess, fully_checked
 from leaderboard.sums import field_sums
 
@@ -184,8 +185,8 @@ def rows_of(cells: Iterable[Cell], board: Iterable[Entry]) -> list[Entry]:
     `board`: its entries; what others handed in for the same model and images there lowers these as well.
     """
     there = {entry.at: entry for entry in board}
-    fresh = build_entries(cells, lambda told: None)
-    return [carry_over(there.get(entry.at), entry, lambda told: None) for entry in fresh]
+    fresh = build_entries(cells, untold)
+    return [carry_over(there.get(entry.at), entry, untold) for entry in fresh]
 
 
 def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], None]) -> list[Entry]:
@@ -201,5 +202,5 @@ def _nearest(local: list[Entry], others: list[Entry], problem: Callable[[str], N
                 f"shows {'the published one' if nearer else 'yours'}, so submit yours under another --name"
             )
         shown, other = (entry, rival) if nearer else (rival, entry)
-        chosen[entry.at] = shown if shown is other else carry_over(other, shown, lambda told: None)
+        chosen[entry.at] = shown if shown is other else carry_over(other, shown, untold)
     return list(chosen.values())

@@ -23,6 +23,7 @@ from leaderboard.ers_refresh import ers_moves, ers_report
 from leaderboard.ers_table import chosen
 from leaderboard.records import scan, write_atomic
 from leaderboard.refresh import moves, report, table
+from leaderboard.shards import untold
 from leaderboard.standing import fully_checked
 
 BEGUN = "refresh-begun.json"
@@ -109,9 +110,9 @@ def _begun(results: Path, now: list[Entry], ers_now: list[ErsCell]) -> tuple[lis
         f"the report goes on from a refresh that was begun at {_when(path)} and not finished; "
         f"remove {path} to report from now on only"
     )
-    rows = {e.at: e for e in build_entries(c for c in scan(results, problem=_quiet) if c.record.key in keys)}
-    cells = scan_ers(results, _quiet, published=False)
-    ers = {_place(c): c for c in chosen((c for c in cells if c.record.key in keys), _quiet)}
+    rows = {e.at: e for e in build_entries(c for c in scan(results, problem=untold) if c.record.key in keys)}
+    cells = scan_ers(results, untold, published=False)
+    ers = {_place(c): c for c in chosen((c for c in cells if c.record.key in keys), untold)}
     # What was scored since the interruption is as it is now.
     before = {entry.at: entry for entry in now} | rows
     return list(before.values()), list(({_place(c): c for c in ers_now} | ers).values())
@@ -123,10 +124,6 @@ def _when(path: Path) -> str:
 
 def _place(cell: ErsCell) -> tuple[str, str]:
     return cell.record.dataset.name, cell.record.model.name
-
-
-def _quiet(told: str) -> None:
-    """For folders whose problems were told already."""
 
 
 def _keep(path: Path, lines: pd.DataFrame, what: str) -> None:
