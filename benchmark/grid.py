@@ -44,6 +44,7 @@ from benchmark.scoring import Scorer, Settings, Tick, halving, look, quiet
 from benchmark.surrogates import pinned
 from benchmark.tasks import RetrievalTask
 from leaderboard.records import CellRecord, Shard, cell_path
+from leaderboard.shards import sweep
 
 Distinct = AfterValidator(lambda names: list(dict.fromkeys(names)))
 Names = Annotated[list[str], Field(min_length=1), Distinct]
@@ -321,7 +322,16 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
                 _run_pairing(pairing, plan.results, settings, tick, summary)
             except UserError as error:
                 summary.failures.append(f"{pairing.name} on {pairing.task.name}: {error}")
+    tidy(plan)
     return summary
+
+
+def tidy(plan: Plan) -> None:
+    """Remove what killed drivers were writing and another one has finished since."""
+    sweep(plan.results / "embeddings")
+    for record in (job.records[0] for pairing in plan.pairings for job in pairing.jobs):
+        for place in (cell_path, kept_path, pictures_path):
+            sweep(place(plan.results, record).parent)
 
 
 def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick, summary: Summary) -> None:

@@ -117,7 +117,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     What a writer of the same path left that was killed goes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path.parent, glob.escape(path.name))
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with partial.open("xb") as file:
@@ -148,9 +148,9 @@ def _claim(file: IO[bytes], wait: bool) -> bool:
     return True
 
 
-def _sweep(path: Path) -> None:
-    """Remove temporary files of `path` that no living process has claimed."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def sweep(folder: Path, names: str = "*") -> None:
+    """Remove temporary files of a folder's files, by pattern, that no living process has claimed."""
+    for partial in folder.glob(f".{names}.*.tmp"):
         with contextlib.suppress(OSError), partial.open("rb") as file:
             if _claim(file, wait=False):
                 partial.unlink()

@@ -1,6 +1,7 @@
 """The grid: planned, run shard by shard, resumed to the identical result, one failure at a time."""
 
 import dataclasses
+import fcntl
 import functools
 import os
 
@@ -334,6 +335,20 @@ def test_interrupted_anywhere_it_ends_in_the_identical_result(tmp_path, undistur
     assert kept[0] == kept[1]
     pictures = [sorted(p.name for p in (place / "examples").iterdir()) for place in both]
     assert pictures[0] == pictures[1] != []
+
+
+def test_what_killed_drivers_left_goes_away_though_nothing_is_to_run(tmp_path):
+    """Another driver finished the shard, so nobody writes it again."""
+    run(tmp_path)
+    whole = [path for path in tmp_path.rglob("*.*") if path.suffix in (".parquet", ".safetensors", ".npz")]
+    left = [path.with_name(f".{path.name}.{number:032x}.tmp") for number, path in enumerate(whole)]
+    assert {"cells", "kept", "embeddings", "examples"} == {p.relative_to(tmp_path).parts[0] for p in whole}
+    for path in left:
+        path.write_bytes(b"half")
+    with left[0].open("rb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        assert run(tmp_path).written == []
+    assert [path for path in left if path.exists()] == left[:1] and all(path.exists() for path in whole)
 
 
 def test_pictures_that_an_interruption_cost_are_made_up_for(tmp_path):

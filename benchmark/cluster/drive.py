@@ -15,7 +15,7 @@ from benchmark.cluster.home import Home
 from benchmark.cluster.needs import Needs, room, told
 from benchmark.cluster.pulse import Pulse
 from benchmark.cluster.worker import Attacked, Step
-from benchmark.grid import Plan, Summary
+from benchmark.grid import Plan, Summary, tidy
 from benchmark.scoring import Settings
 from leaderboard.records import cell_path
 
@@ -72,6 +72,7 @@ def run_on_cluster(
     drive = _Drive(ray, plan, settings, home, needs or Needs())
     try:
         drive.run(show, note)
+        tidy(plan)
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
         raise UserError(
             "The cluster no longer answers. Finished shards are kept; the same command goes on from there."
