@@ -168,7 +168,7 @@ class Run:
         """How perturbed rows stand; ties and leads within tau are not counted for the adversary."""
         gallery = self.victim.gallery
         at = send(rows, prepared.device)
-        return Standing(gallery, prepared, self.queries.marks[at], gallery.tau)
+        return Standing(gallery, prepared, self.queries.marks.select(at), gallery.tau)
 
     def claim(self, stage: Stage, rows: np.ndarray, x: Tensor, origin: Tensor, rank: Tensor) -> np.ndarray:
         """Hand over to the record what verified ranks improve, with sizes audited in float64.
@@ -183,7 +183,8 @@ class Run:
             at = send(better, x.device)
             some = x.index_select(0, at)
             # What is no picture lies in no budget, whatever its size.
-            inside = ((some >= 0) & (some <= 1)).flatten(1).all(1)
+            flat = some.flatten(1)
+            inside = (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
             sizes = stage.budget.size(some, origin.index_select(0, at))
             size = sizes.masked_fill(~inside, torch.inf).cpu().numpy()
             self.record.claim(stage.number, rows[better], size, ranks[better], some)

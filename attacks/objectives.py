@@ -40,7 +40,21 @@ class Scene:
     @property
     def impostors(self) -> Tensor:
         """Similarity to the most similar impostors, nearest first, (rows, largest aim); -inf for none."""
-        return self.nearest(int(self.aim.max()) if self.most is None else self.most)
+        return self.nearest(self.largest_aim)
+
+    @property
+    def largest_aim(self) -> int:
+        """The largest k that any row is to break."""
+        return int(self.aim.max()) if self.most is None else self.most
+
+    def foremost(self) -> tuple[Tensor, Tensor]:
+        """Similarity to the most similar impostor, -inf for none, and to the most similar match: both (rows,).
+
+        The same bits as those of `nearest` and `match`, and of their gradients, in one product for both.
+        """
+        near, at = self.standing.impostors(1)
+        now = self.gallery.similar(self.vectors, torch.cat([at, self.standing.match_at[:, None]], 1))
+        return torch.where(near[:, 0] > -torch.inf, now[:, 0], -torch.inf), now[:, 1]
 
     def nearest(self, most: int) -> Tensor:
         """Similarity to the `most` most similar impostors, nearest first; -inf where there are fewer."""
@@ -82,9 +96,10 @@ class Margin(Objective):
     crosses = True
 
     def __call__(self, scene: Scene) -> Tensor:
+        if scene.largest_aim == 1:  # the mean and the last of one are the lead itself
+            impostor, match = scene.foremost()
+            return impostor - (match + scene.gallery.tau)
         lead = scene.impostors - (scene.match + scene.gallery.tau)[:, None]
-        if lead.shape[1] == 1:  # the mean and the last of one are the lead itself
-            return lead[:, 0]
         last = lead.gather(1, (scene.aim.clamp_max(lead.shape[1]) - 1)[:, None])[:, 0]
         counted = torch.arange(lead.shape[1], device=lead.device) < scene.aim[:, None]
         trails = counted & (lead < 0)

@@ -26,9 +26,9 @@ _TOGETHER = 8
 
 @dataclass
 class _Final:
-    """A row out of steps: where it stands, its last probes (P, C, H, W), its clean image (C, H, W)."""
+    """Rows out of steps: their places by column, last probes (n, P, C, H, W), clean images (n, C, H, W)."""
 
-    place: Place
+    columns: Sequence[np.ndarray]
     x: Tensor
     origin: Tensor
 
@@ -47,6 +47,7 @@ class Pool:
         self.state: State | None = None
         self.radii = np.array([0.0, *(b.eps for b in run.record.budgets)], np.float32)
         self.final: list[_Final] = []
+        self.finals = 0  # the rows in it
 
     def run(self) -> None:
         """Take rows through until none waits."""
@@ -56,14 +57,14 @@ class Pool:
                 self._turn()
             if self._due():
                 self._settle()
-            if not (len(self.rows) or self.final or self.waiting.more(self.of.stop)):
+            if not (len(self.rows) or self.finals or self.waiting.more(self.of.stop)):
                 return
 
     def _due(self) -> bool:
         """Whether to look at last iterates: they fill a pass, or others wait for what comes back."""
-        if len(self.final) >= self.size or not len(self.rows):
-            return bool(self.final)
-        return not self.waiting and len(self.final) >= max(SMALLEST_BATCH, len(self.rows))
+        if self.finals >= self.size or not len(self.rows):
+            return self.finals > 0
+        return not self.waiting and self.finals >= max(SMALLEST_BATCH, len(self.rows))
 
     def _fill(self) -> None:
         """Take queries into the places of those that left, some together: all state moves at each start."""
@@ -177,9 +178,12 @@ class Pool:
             done |= spent & (self.stage.aims(self.rows, self.at, self.tried, self.own) == 0)
         if not done.any():
             return
-        for i in np.flatnonzero(done & spent):
-            place = Place(*(int(column[i]) for column in self._each()[:4]))
-            self.final.append(_Final(place, self.state.x[i], self.state.origin[i]))
+        last = done & spent
+        if last.any():
+            some, columns = self._tensor(np.flatnonzero(last)), [column[last] for column in self._each()[:4]]
+            x, origin = (image.index_select(0, some) for image in (self.state.x, self.state.origin))
+            self.final.append(_Final(columns, x, origin))
+            self.finals += len(some)
         broken = done & ~spent
         self._move_on(self.rows[broken], self.at[broken])
         stay = ~done
@@ -197,18 +201,18 @@ class Pool:
 
     def _goal(self) -> Tensor:
         """The radius of the largest budget at which each row's aim still holds, 0 for none: (rows,)."""
-        holds = (self.stage.known.rank[:, self.rows] <= self.aim).sum(0)
+        holds = (self.stage.known.rank.take(self.rows, axis=1) <= self.aim).sum(0)
         return self._tensor(self.radii[holds])
 
     def _settle(self) -> None:
         """Look at last iterates; a row that breaks its aim only there goes back for the next one."""
-        final, self.final = self.final, []
-        probes = final[0].x.shape[0]
+        final, self.final, self.finals = self.final, [], 0
+        probes = final[0].x.shape[1]
         rows, at, tried, own = (
-            np.array(column) for column in zip(*(one.place for one in final), strict=True)
+            np.concatenate(column) for column in zip(*(some.columns for some in final), strict=True)
         )
-        x = torch.cat([one.x for one in final])
-        origin = torch.stack([one.origin for one in final]).repeat_interleave(probes, 0)
+        x = torch.cat([some.x for some in final]).flatten(0, 1)
+        origin = torch.cat([some.origin for some in final]).repeat_interleave(probes, 0)
         reached = self.of.check(self.stage, np.repeat(rows, probes), x, origin).reshape(-1, probes).max(1)
         own = np.maximum(own, reached)
         again = np.zeros(len(rows), bool)

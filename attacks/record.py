@@ -49,6 +49,7 @@ class Record:
         self.keep_at = keep_at
         self.kept: dict[int, Tensor | None] = dict.fromkeys(keep)
         self._limits = np.array([budget.limit for budget in budgets])
+        self._ks, self._next_k = np.array(self.ks), np.array([*self.ks, 0])
 
     def copy(self) -> "Record":
         """A record that later claims on this one do not touch."""
@@ -84,7 +85,7 @@ class Record:
 
     def smallest(self, rank: np.ndarray) -> np.ndarray:
         """The smallest k that holds at these ranks, 0 where none does: like `rank`."""
-        return np.array([*self.ks, 0])[np.searchsorted(self.ks, rank)]
+        return self._next_k[np.searchsorted(self._ks, rank)]
 
     def first_broken(self, k: int) -> np.ndarray:
         """The index of the smallest budget at which recall@k is broken, B where none is: (Q,)."""
@@ -105,19 +106,22 @@ class Record:
         """
         rank = np.minimum(rank, self.top)
         first = self._first(size)
-        for budget in range(len(self.budgets)):
-            better = (first <= budget) & (rank > self.rank[budget, rows])
-            for i in np.flatnonzero(better):
-                row = int(rows[i])
-                # Several probes of one row can be in one call, so look again.
-                if rank[i] <= self.rank[budget, row]:
-                    continue
-                if self.rank[budget, row] <= self.ks[0] < rank[i]:
-                    self.spent[budget, row] = self.passes[row]
-                self.rank[budget, row], self.by[budget, row] = rank[i], attack
-                self.size[budget, row] = size[i]
-                if budget == self.keep_at and row in self.kept:
-                    self.kept[row] = x[int(i)].detach().to("cpu", torch.float32, copy=True)
+        several = len(set(rows.tolist())) < len(rows)  # probes of one row
+        for budget in range(int(first.min(initial=len(self.budgets))), len(self.budgets)):
+            better = np.flatnonzero((first <= budget) & (rank > self.rank[budget, rows]))
+            if not len(better):
+                continue
+            if several:
+                better = _best_of_each(rows, rank, better)
+            at, reached = rows[better], rank[better]
+            fresh = at[(self.rank[budget, at] <= self.ks[0]) & (reached > self.ks[0])]
+            self.spent[budget, fresh] = self.passes[fresh]
+            self.rank[budget, at], self.by[budget, at] = reached, attack
+            self.size[budget, at] = size[better]
+            if budget == self.keep_at and self.kept:
+                for i, row in zip(better.tolist(), at.tolist(), strict=True):
+                    if row in self.kept:
+                        self.kept[row] = x[i].detach().to("cpu", torch.float32, copy=True)
 
     def _first(self, size: np.ndarray) -> np.ndarray:
         """The index of the smallest budget that holds a perturbation of this size."""
@@ -125,4 +129,11 @@ class Record:
 
     def level(self, rank: np.ndarray) -> np.ndarray:
         """How many of the ks a rank breaks."""
-        return np.searchsorted(self.ks, rank)
+        return np.searchsorted(self._ks, rank)
+
+
+def _best_of_each(rows: np.ndarray, rank: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Of several probes of a row, among `some`, the one of the largest rank, the first of equal ones."""
+    falling = some[np.argsort(-rank[some], kind="stable")]
+    _, first = np.unique(rows[falling], return_index=True)
+    return falling[first]

@@ -53,6 +53,10 @@ class Marks:
     def __getitem__(self, rows: Tensor | np.ndarray) -> "Marks":
         return Marks(self.group[rows], self.own[rows], self.inside[rows])
 
+    def select(self, rows: Tensor) -> "Marks":
+        """Those of some rows (n,) int64, in a third of the time."""
+        return Marks(*(mark.index_select(0, rows) for mark in (self.group, self.own, self.inside)))
+
 
 class Gallery:
     """The clean gallery, prepared so that one matrix product gives similarities.
@@ -122,7 +126,7 @@ class Gallery:
 
     def similar(self, prepared: Tensor, at: Tensor) -> Tensor:
         """Similarity of prepared vectors (rows, D) to the items at `at` (rows, n), differentiable."""
-        items = self.vectors[at]
+        items = self.vectors.index_select(0, at.flatten()).unflatten(0, at.shape)
         if self.distance == "cosine":
             # Not a matrix product: its sums would depend on n, the largest aim of any row beside this one.
             return (prepared[:, None] * items).sum(2)
@@ -217,7 +221,7 @@ class Standing:
             self._similarity, (self.match + slack)[:, None], out=torch.empty_like(self._similarity)
         )
         self.rank = 1 + ahead.sum(1).long()
-        self.rank.masked_fill_(~torch.isfinite(self.match), len(gallery) + 1)
+        self.rank.masked_fill_(~(self.match.abs() < torch.inf), len(gallery) + 1)  # nor is NaN
 
     def impostors(self, most: int) -> tuple[Tensor, Tensor]:
         """Similarity and position of the `most` nearest impostors, nearest first, (rows, most).
@@ -293,7 +297,7 @@ def apart(gallery: Gallery, prepared: Tensor, marks: Marks) -> tuple[Tensor, Ten
 def split(gallery: Gallery, similarity: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor]:
     """What `apart` gives, of similarities (rows, G) that are written over."""
     similarity.scatter_(1, *_without_own(similarity, marks))
-    members = gallery.members[marks.group]
+    members = gallery.members.index_select(0, marks.group)
     matches = similarity.gather(1, members)
     return similarity.scatter_(1, members, -torch.inf), matches, members
 

@@ -109,13 +109,16 @@ def _min_norm(record: Record, own: Record) -> Aims:
     """
 
     def aims(rows: np.ndarray, at: np.ndarray, tried: np.ndarray, reached: np.ndarray) -> np.ndarray:
-        aim, floor = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        last = len(own.budgets) - 1
-        for k in own.ks:
-            holds = (floor <= last) & (own.rank[np.minimum(floor, last), rows] <= k)
-            wanted = holds & (k > tried) & (k <= own.reach[rows])
+        rank, reach = own.rank.take(rows, axis=1), own.reach[rows]
+        aim, last = np.zeros(len(rows), np.int64), len(own.budgets) - 1
+        at_floor = rank[0]  # its rank at the smallest budget, later at that where the k before it breaks
+        for number, k in enumerate(own.ks):
+            if number:
+                floor = (rank <= own.ks[number - 1]).sum(0)
+                there = np.take_along_axis(rank, np.minimum(floor, last)[None], axis=0)[0]
+                at_floor = np.where(floor <= last, there, own.top)
+            wanted = (at_floor <= k) & (k > tried) & (k <= reach)
             aim = np.where((aim == 0) & wanted, k, aim)
-            floor = (own.rank[:, rows] <= k).sum(0)
         return np.where(record.open(rows), aim, 0)
 
     return aims

@@ -129,7 +129,7 @@ MUTATIONS = (
     Mutation(
         "trap 11: a NaN match ranks first",
         "attacks/retrieval.py",
-        "        self.rank.masked_fill_(~torch.isfinite(self.match), len(gallery) + 1)\n",
+        "        self.rank.masked_fill_(~(self.match.abs() < torch.inf), len(gallery) + 1)  # nor is NaN\n",
         "",
         RETRIEVAL,
     ),
@@ -185,8 +185,8 @@ MUTATIONS = (
     Mutation(
         "claims are made without the margin tau",
         "attacks/engine.py",
-        "return Standing(gallery, prepared, self.queries.marks[at], gallery.tau)",
-        "return Standing(gallery, prepared, self.queries.marks[at], 0.0)",
+        "return Standing(gallery, prepared, self.queries.marks.select(at), gallery.tau)",
+        "return Standing(gallery, prepared, self.queries.marks.select(at), 0.0)",
         ENGINE,
     ),
     Mutation(
@@ -241,8 +241,8 @@ MUTATIONS = (
     Mutation(
         "a min-norm search stops as soon as something broke",
         "attacks/searches/min_norm.py",
-        "        return state.best.isfinite() & far\n",
-        "        return state.best.isfinite()\n",
+        "        return (state.best < torch.inf) & far\n",
+        "        return state.best < torch.inf\n",
         ENGINE,
     ),
     Mutation(
@@ -255,7 +255,7 @@ MUTATIONS = (
     Mutation(
         "a min-norm search gives up where it has just broken a larger budget",
         "attacks/searches/min_norm.py",
-        "        state.guess = torch.where(broken, 0.0, crossing)\n",
+        "        state.guess = crossing.masked_fill(broken, 0.0)\n",
         "        state.guess = crossing\n",
         ENGINE,
     ),
@@ -264,6 +264,13 @@ MUTATIONS = (
         "attacks/searches/min_norm.py",
         "        if look.goal is not None:\n",
         "        if False:\n",
+        ENGINE,
+    ),
+    Mutation(
+        "of several probes of a row the first counts",
+        "attacks/record.py",
+        "    falling = some[np.argsort(-rank[some], kind=\"stable\")]\n",
+        "    falling = some\n",
         ENGINE,
     ),
     Mutation(
@@ -298,8 +305,8 @@ MUTATIONS = (
     Mutation(
         "the min-norm search stops short of the boundary",
         "attacks/searches/min_norm.py",
-        "torch.where(state.best.isinf(), crossing, state.radii) * (1 + shrink)",
-        "torch.where(state.best.isinf(), crossing, state.radii) * 0.97",
+        "torch.where(state.best == torch.inf, crossing, state.radii) * (1 + shrink)",
+        "torch.where(state.best == torch.inf, crossing, state.radii) * 0.97",
         ORACLE,
     ),
     Mutation(
@@ -319,7 +326,7 @@ MUTATIONS = (
     Mutation(
         "FMN keeps the best norm of the aim before",
         "attacks/searches/min_norm.py",
-        "best = torch.where(look.changed, torch.inf, state.best)",
+        "best = state.best.masked_fill(look.changed, torch.inf)",
         "best = state.best",
         SEARCHES,
     ),

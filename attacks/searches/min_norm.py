@@ -56,7 +56,7 @@ class FMN(Search):
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _FMNState)
         far = far_from(goal, state.guess, t / self.steps, self.patience / (2 * pace - 1))
-        return state.best.isfinite() & far
+        return (state.best < torch.inf) & far
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         plain = begin(x, budget)
@@ -68,15 +68,15 @@ class FMN(Search):
         loss, slope = look.loss[:, 0], look.slope
         size = _size(state, budget)
         broken = loss >= 0
-        best = torch.where(look.changed, torch.inf, state.best)
+        best = state.best.masked_fill(look.changed, torch.inf)
         state.best = torch.where(broken, torch.minimum(best, size), best)
         decay = 0.5 * (1 + torch.cos(math.pi * look.t / self.steps))
         shrink = self.factor[1] + (self.factor[0] - self.factor[1]) * decay
         crossing = size - loss / budget.dual(slope).clamp_min(1e-12)
-        state.guess = torch.where(broken, 0.0, crossing)
+        state.guess = crossing.masked_fill(broken, 0.0)
         # A little beyond the estimate: aimed at zero itself, the loss may creep up to it from below
         # for ever.
-        outside = torch.where(state.best.isinf(), crossing, state.radii) * (1 + shrink)
+        outside = torch.where(state.best == torch.inf, crossing, state.radii) * (1 + shrink)
         inside = torch.minimum(state.radii, state.best) * (1 - shrink)
         if look.goal is not None:
             inside = torch.where(look.goal > 0, torch.minimum(inside, look.goal), inside)
