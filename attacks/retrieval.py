@@ -54,7 +54,7 @@ class Marks:
         return Marks(self.group[rows], self.own[rows], self.inside[rows])
 
     def select(self, rows: Tensor) -> "Marks":
-        """Those of some rows (n,) int64, in a third of the time."""
+        """Those of some rows (n,) int64, faster than by indexing."""
         return Marks(*(mark.index_select(0, rows) for mark in (self.group, self.own, self.inside)))
 
 
