@@ -48,7 +48,7 @@ class Scene:
         return int(self.aim.max()) if self.most is None else self.most
 
     def foremost(self) -> tuple[Tensor, Tensor]:
-        """Similarity to the most similar impostor, -inf for none, and to the most similar match: both (rows,).
+        """Similarity to the most similar impostor, -inf for none, and to the best match: both (rows,).
 
         The same bits as those of `nearest` and `match`, and of their gradients, in one product for both.
         """

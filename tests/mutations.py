@@ -269,7 +269,7 @@ MUTATIONS = (
     Mutation(
         "of several probes of a row the first counts",
         "attacks/record.py",
-        "    falling = some[np.argsort(-rank[some], kind=\"stable\")]\n",
+        '    falling = some[np.argsort(-rank[some], kind="stable")]\n',
         "    falling = some\n",
         ENGINE,
     ),
