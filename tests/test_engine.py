@@ -590,6 +590,18 @@ def test_a_min_norm_search_that_broke_its_aim_goes_for_the_next_budget() -> None
     assert torch.allclose(radii[True], torch.full((3,), 0.171))
 
 
+def test_of_several_probes_of_a_row_the_best_counts_and_the_first_of_equal_ones():
+    """At each budget: a far probe may be the best at the large one and lie outside the small one."""
+    record = Record(np.array([1, 1]), budgets("linf", ["0.1", "0.2"]), (1, 2), np.array([9, 9]), [0], 1)
+    record.passes[:] = 7
+    x = torch.arange(6.0).view(6, 1, 1, 1)
+    rows, ranks = np.array([0, 0, 0, 0, 1, 1]), np.array([2, 3, 3, 1, 1, 2])
+    record.claim(4, rows, np.array([0.05, 0.15, 0.18, 0.01, 0.05, 0.3]), ranks, x)
+    assert record.rank.tolist() == [[2, 1], [3, 1]] and record.size.tolist() == [[0.05, 0], [0.15, 0]]
+    assert record.spent.tolist() == [[7, -1], [7, -1]] and record.by.tolist() == [[4, -1], [4, -1]]
+    assert torch.equal(record.kept[0], x[1])
+
+
 def test_a_record_never_forgets_and_censors_above_the_largest_k() -> None:
     record = Record(np.array([1, 3]), budgets("linf", ["0.1", "0.2"]), (1, 2), np.array([9, 9]), [0], 1)
     x = torch.rand(2, 1, 2, 2)
