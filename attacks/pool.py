@@ -47,7 +47,6 @@ class Pool:
         self.state: State | None = None
         self.radii = np.array([0.0, *(b.eps for b in run.record.budgets)], np.float32)
         self.final: list[_Final] = []
-        self.finals = 0  # the rows in it
 
     def run(self) -> None:
         """Take rows through until none waits."""
@@ -57,14 +56,15 @@ class Pool:
                 self._turn()
             if self._due():
                 self._settle()
-            if not (len(self.rows) or self.finals or self.waiting.more(self.of.stop)):
+            if not (len(self.rows) or self.final or self.waiting.more(self.of.stop)):
                 return
 
     def _due(self) -> bool:
         """Whether to look at last iterates: they fill a pass, or others wait for what comes back."""
-        if self.finals >= self.size or not len(self.rows):
-            return self.finals > 0
-        return not self.waiting and self.finals >= max(SMALLEST_BATCH, len(self.rows))
+        finals = sum(len(some.x) for some in self.final)
+        if finals >= self.size or not len(self.rows):
+            return finals > 0
+        return not self.waiting and finals >= max(SMALLEST_BATCH, len(self.rows))
 
     def _fill(self) -> None:
         """Take queries into the places of those that left, some together: all state moves at each start."""
@@ -183,7 +183,6 @@ class Pool:
             some, columns = self._tensor(np.flatnonzero(last)), [column[last] for column in self._each()[:4]]
             x, origin = (image.index_select(0, some) for image in (self.state.x, self.state.origin))
             self.final.append(_Final(columns, x, origin))
-            self.finals += len(some)
         broken = done & ~spent
         self._move_on(self.rows[broken], self.at[broken])
         stay = ~done
@@ -206,7 +205,7 @@ class Pool:
 
     def _settle(self) -> None:
         """Look at last iterates; a row that breaks its aim only there goes back for the next one."""
-        final, self.final, self.finals = self.final, [], 0
+        final, self.final = self.final, []
         probes = final[0].x.shape[1]
         rows, at, tried, own = (
             np.concatenate(column) for column in zip(*(some.columns for some in final), strict=True)

@@ -328,10 +328,12 @@ def run_plan(plan: Plan, settings: Settings, tick: Tick = quiet) -> Summary:
 
 def tidy(plan: Plan) -> None:
     """Remove what killed drivers were writing and another one has finished since."""
-    sweep(plan.results / "embeddings")
-    for record in (job.records[0] for pairing in plan.pairings for job in pairing.jobs):
-        for place in (cell_path, kept_path, pictures_path):
-            sweep(place(plan.results, record).parent)
+    records = [job.records[0] for pairing in plan.pairings for job in pairing.jobs]
+    places = {
+        at(plan.results, record).parent for record in records for at in (cell_path, kept_path, pictures_path)
+    }
+    for folder in (plan.results / "embeddings", *places):
+        sweep(folder)
 
 
 def _run_pairing(pairing: Pairing, results: Path, settings: Settings, tick: Tick, summary: Summary) -> None:
