@@ -6,8 +6,8 @@ budgets. At each turn the pool is embedded once; from that pass come the rank (w
 choice of match and impostors (what the objective sees) and the gradient (what the search follows).
 
 On a CPU several pools run side by side, one core each: a small network keeps one core busier than
-two, and one pool's bookkeeping hides behind another's passes. A query is in one pool at a time and
-nothing that is found depends on which.
+two, and one pool's bookkeeping hides behind another's passes. A pool that runs dry is handed half the rows
+of another. A query is in one pool at a time and nothing that is found depends on which.
 """
 
 import threading

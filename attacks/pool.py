@@ -15,7 +15,7 @@ from attacks.objectives import Scene
 from attacks.padding import SMALLEST_BATCH
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
-from attacks.waiting import Place, Waiting, places
+from attacks.waiting import Half, Place, Waiting, places
 
 if TYPE_CHECKING:
     from attacks.engine import Run
@@ -56,6 +56,7 @@ class Pool:
                 self._turn()
             if self._due():
                 self._settle()
+            self._share()
             if not (len(self.rows) or self.final or self.waiting.more(self.of.stop)):
                 return
 
@@ -68,12 +69,27 @@ class Pool:
 
     def _fill(self) -> None:
         """Take queries into the places of those that left, some together: all state moves at each start."""
+        if not len(self.rows) and (half := self.waiting.receive()):
+            self.state = half.state
+            self._take(half.columns)
         free, few = self.size - len(self.rows), len(self.rows) // _TOGETHER
         if min(free, len(self.waiting)) <= few:
             return
         new = sorted(self.waiting.take(free), key=attrgetter("at"))
         for at, some in groupby(new, key=attrgetter("at")):
             self._begin(at, list(some))
+
+    def _share(self) -> None:
+        """Hand every other row to a pool that has none, where there are enough for two passes."""
+        if len(self.rows) < 2 * SMALLEST_BATCH or not self.waiting.idle:
+            return
+        assert self.state is not None
+        ours, theirs = (np.arange(first, len(self.rows), 2) for first in (0, 1))
+        columns = self._each()
+        half = keep(self.state, self._tensor(theirs))
+        self.waiting.hand(Half(half, [column[theirs] for column in columns]))
+        self.state = keep(self.state, self._tensor(ours))
+        self._take([column[ours] for column in columns])
 
     def _begin(self, at: int, some: list[Place]) -> None:
         """Start queries at one of the budgets."""

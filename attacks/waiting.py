@@ -3,9 +3,12 @@
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from attacks.searches import State
 
 
 class Place(NamedTuple):
@@ -25,15 +28,25 @@ def places(*columns: np.ndarray) -> list[Place]:
     return [Place(*each) for each in zip(*(column.tolist() for column in columns), strict=True)]
 
 
+@dataclass
+class Half:
+    """Rows under way that one pool hands to another: their state and what else is kept of them, by column."""
+
+    state: State
+    columns: Sequence[np.ndarray]
+
+
 class Waiting:
     """Rows that several pools take from, and give back where something is left for them.
 
-    At first `rows`, at the budgets `at`, with the ranks `own`, all (rows,).
+    At first `rows`, at the budgets `at`, with the ranks `own`, all (rows,). Once none waits, a pool that
+    has rows shares them with one that has none.
     """
 
     def __init__(self, rows: np.ndarray, at: np.ndarray, own: np.ndarray) -> None:
         self._rows = deque(places(rows, at, np.zeros_like(rows), own))
-        self._out = 0
+        self._out, self._idle = 0, 0
+        self._handed: list[Half] = []
         self._back = threading.Condition()
 
     def __len__(self) -> int:
@@ -53,9 +66,27 @@ class Waiting:
             self._out -= len(back) + gone
             self._back.notify_all()
 
-    def more(self, stop: threading.Event) -> bool:
-        """Wait until a row waits; False once none will, or `stop` is set."""
+    @property
+    def idle(self) -> bool:
+        """Whether a pool has no rows and none is on the way to it."""
+        return self._idle > len(self._handed) + len(self._rows)
+
+    def hand(self, half: Half) -> None:
+        """Rows under way, for whichever pool has none."""
         with self._back:
-            while not self._rows and self._out and not stop.is_set():
+            self._handed.append(half)
+            self._back.notify_all()
+
+    def receive(self) -> Half | None:
+        """Rows that another pool has handed over, None where none has."""
+        with self._back:
+            return self._handed.pop() if self._handed else None
+
+    def more(self, stop: threading.Event) -> bool:
+        """Wait until a row waits or was handed over; False once none will, or `stop` is set."""
+        with self._back:
+            self._idle += 1
+            while not (self._rows or self._handed) and self._out and not stop.is_set():
                 self._back.wait(0.1)
-            return bool(self._rows) and not stop.is_set()
+            self._idle -= 1
+            return bool(self._rows or self._handed) and not stop.is_set()

@@ -36,7 +36,7 @@ from models.limits import lacks_memory
 FRESH = 8
 """More means of passes of a random model that must bear out, averaged, what the attacks found."""
 
-_BATCHES = ((32, 256), (64, 128))  # pixels a side, rows
+_BATCHES = ((32, 512), (64, 128))  # pixels a side, rows
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Tick = Callable[[str, int, int], None]
@@ -72,8 +72,8 @@ class Settings:
     def pick_batch(self, shape: Sequence[int], images: int | None = None) -> int:
         """Rows per pass, for images of `shape` (C, H, W); one asked for holds no more than all `images`.
 
-        A CPU takes as long per image at any size above 16, so the smaller the images the larger the batch,
-        which divides what the engine adds to each pass; how large is a matter of memory.
+        A CPU takes about as long per image at any size above 16, so the smaller the images the larger the
+        batch, which divides what the engine adds to each pass; how large is a matter of memory.
         """
         if self.batch is not None:
             return self.batch if images is None else min(self.batch, images)

@@ -16,8 +16,9 @@ from attacks.budget import Budget
 from attacks.catalogue import attack_table, find_attack
 from attacks.errors import UserError
 from attacks.objectives import Margin, Transfer
+from attacks.padding import SMALLEST_BATCH
 from attacks.searches import State, begin
-from attacks.waiting import Place, Waiting
+from attacks.waiting import Half, Place, Waiting
 from tests.test_engine import Script
 from tests.worlds import noisy_world
 
@@ -41,6 +42,30 @@ def test_pools_side_by_side_find_the_same(name: str) -> None:
         assert np.array_equal(several.size, alone.size) and np.array_equal(several.spent, alone.spent)
         assert np.array_equal(several.passes, alone.passes)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("name", ["fmn", "pgd:restarts=2", "mim", "apgd", "square", "cw", "nes:steps=3"])
+def test_rows_handed_to_another_pool_find_what_they_find_here(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if there were always a pool without rows: half of them go at each turn, and come back in the end."""
+    world, attack = noisy_world(classes=16), find_attack(name)
+    if attack.search.steps > 8:
+        attack = attack.change(steps="8")
+    handed: list[int] = []
+    plain = Waiting.hand
+
+    def hand(self: Waiting, half: Half) -> None:
+        handed.append(len(half.state.x))
+        plain(self, half)
+
+    alone = world.run(attack, "linf", EPS["linf"], batch=64)
+    monkeypatch.setattr(Waiting, "idle", True)
+    monkeypatch.setattr(Waiting, "hand", hand)
+    shared = world.run(attack, "linf", EPS["linf"], batch=64)
+    assert handed and min(handed) >= SMALLEST_BATCH
+    for what in ("rank", "by", "size", "passes", "spent"):
+        assert np.array_equal(getattr(shared, what), getattr(alone, what)), what
 
 
 def test_an_error_in_one_pool_ends_them_all() -> None:
@@ -122,6 +147,22 @@ def test_a_pool_without_rows_waits_for_what_another_brings_back() -> None:
         idle = threads.submit(some.more, stop)
         some.give([], gone=1)
         assert idle.result(timeout=5) is False, "nothing is left, here or elsewhere"
+
+
+def test_a_pool_without_rows_is_handed_some() -> None:
+    some, stop = waiting(40), threading.Event()
+    some.take(40)
+    assert not some.idle and some.receive() is None
+    x = torch.zeros(20, 1, 1, 2, 2)
+    half = Half(State(x, x[:, 0], torch.ones(20)), [np.arange(20)])
+    with ThreadPoolExecutor(1) as threads:
+        idle = threads.submit(some.more, stop)
+        while not some.idle:
+            time.sleep(0.01)
+        some.hand(half)
+        assert not some.idle, "one half is enough for one pool"
+        assert idle.result(timeout=5)
+    assert some.receive() is half and some.receive() is None and not some.idle
 
 
 def test_a_pool_that_waits_hears_that_all_is_over() -> None:
