@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from attacks.memory import one_arena
+
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation, evaluate
     from benchmark.tasks import RetrievalTask
@@ -10,6 +12,8 @@ __all__ = ["Evaluation", "RetrievalTask", "evaluate"]
 
 SHARD = 1024
 """Queries per record file: what an interruption can cost."""
+
+one_arena()  # too late once torch has computed with several threads
 
 
 def __getattr__(name: str) -> Any:

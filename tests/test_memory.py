@@ -42,6 +42,32 @@ kept = resident()
 give_back_memory()
 print(full - kept, full - resident())
 """
+_THREADS = """
+{before}
+import resource
+from threading import Barrier, Thread
+import torch
+from attacks.memory import keep_memory
+torch.set_num_threads(2)
+torch.nn.Conv2d(3, 64, 3)(torch.rand(64, 3, 64, 64))
+keep_memory()
+both, faults = Barrier(2), []
+def take():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        block = bytearray(b"x") * (1 << 26)
+        count = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+        both.wait()
+        del block
+        both.wait()
+    faults.append(count)
+threads = [Thread(target=take) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*faults)
+"""
 
 
 def told(script: str) -> list[int]:
@@ -60,6 +86,12 @@ def test_a_block_that_was_freed_is_taken_again_without_page_faults() -> None:
 @glibc
 def test_without_it_every_block_is_fetched_page_by_page() -> None:
     assert min(told(_FAULTS.format(before=""))) > 10_000
+
+
+@glibc
+def test_threads_keep_large_blocks_as_well_where_the_package_comes_before_torchs_threads() -> None:
+    assert max(told(_THREADS.format(before="import benchmark"))) < 1_000
+    assert max(told(_THREADS.format(before=""))) > 10_000, "then the call can go"
 
 
 @glibc
