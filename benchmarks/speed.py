@@ -43,15 +43,16 @@ def _overhead(story: Story) -> Iterator[str]:
     yield "## What the engine adds to the model's own passes"
     yield (
         "Time of the attack over that of a bare loop of forward and backward passes over the same batches, "
-        f"in as many threads; by the clock at most {LIMIT:.2f} is wanted. Full: over as many images in full "
-        "batches."
+        f"in as many threads, taken in turns; the median counts, by the clock at most {LIMIT:.2f} is wanted. "
+        "Full: over as many images in full batches."
     )
-    heads = ("Threads", "By the clock", "Processor", "Full", "Backward passes")
+    heads = ("Threads", "By the clock", "Rounds", "Processor", "Full", "Backward passes")
     yield markdown_table(
         [("World", True), ("Attack", True), *((head, False) for head in heads)],
         (
             (
                 *(line["world"], line["attack"], str(line["threads"]), _marked(line["overhead"], LIMIT)),
+                "{:.3f} to {:.3f}".format(*line["overhead_range"]),
                 *(f"{line[f'overhead_{kind}']:.3f}" for kind in ("processor", "full")),
                 f"{line['backward']:,}",
             )

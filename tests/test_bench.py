@@ -154,6 +154,7 @@ def test_make_bench_meets_every_rival_of_the_issue():
 def test_the_page_of_speed_says_what_was_stored_and_marks_what_fails(tmp_path):
     facts = {"processor": "abacus", "cores": 2, "load_average": 1.04, "torch": "2.0", "rounds": 3}
     line = {"world": "small", "attack": "fmn", "threads": 2, "overhead_processor": 1.0, "backward": 4321}
+    line["overhead_range"] = [0.987, 1.234]
     lines = [line | {"overhead": each, "overhead_full": 1.25} for each in (1.1, 1.101)]
     race = {"ours": "fmn", "rival": "pgd", "times": 9.87, "least": 8.0, "above": -1.0, "holds": True}
     contestants = [
@@ -178,7 +179,8 @@ def test_the_page_of_speed_says_what_was_stored_and_marks_what_fails(tmp_path):
     for name, story in stories.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(story))
     page = speed.page(tmp_path)
-    assert "| small | fmn | 2 | 1.100 | 1.000 | 1.250 | 4,321 |" in page and "| **1.101** |" in page
+    assert "| small | fmn | 2 | 1.100 | 0.987 to 1.234 | 1.000 | 1.250 | 4,321 |" in page
+    assert "| **1.101** |" in page
     assert "| theirs | 6.00 | 3.00 | 7.0 | 50.0 |" in page
     assert "fmn is 9.87 times as fast as pgd (at least 8.0 wanted: holds)" in page
     assert "1.50 times as fast as pgd (at least 8.0 wanted: **fails**)" in page and "2.25 times" in page
