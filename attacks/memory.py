@@ -8,16 +8,13 @@ from functools import cache
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-@cache
 def one_arena() -> None:
     """Let all threads allocate from glibc's first arena; of use before torch's own threads have others.
 
     Arenas of threads hand memory back whatever `keep_memory` says, and a block of 64 MiB or more always:
     with two pools, batches of 512 for a small network took 1.8 times as long per image as those of 384.
     """
-    libc = _glibc()
-    if libc is not None:
-        libc.mallopt(_ARENA_MAX, 1)
+    _tell(_ARENA_MAX, 1)
 
 
 @cache
@@ -29,10 +26,8 @@ def keep_memory() -> None:
     per turn).
     """
     one_arena()
-    libc = _glibc()
-    if libc is not None:
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, -1)
+    _tell(_MMAP_MAX, 0)
+    _tell(_TRIM_THRESHOLD, -1)
 
 
 def give_back_memory() -> None:
@@ -40,6 +35,12 @@ def give_back_memory() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def _tell(option: int, value: int) -> None:
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(option, value)
 
 
 @cache

@@ -15,7 +15,7 @@ from attacks.objectives import Scene
 from attacks.padding import SMALLEST_BATCH
 from attacks.searches import Look, Search, State, join, keep
 from attacks.stages import Stage
-from attacks.waiting import Half, Place, Waiting, places
+from attacks.waiting import Part, Place, Waiting, places
 
 if TYPE_CHECKING:
     from attacks.engine import Run
@@ -69,9 +69,8 @@ class Pool:
 
     def _fill(self) -> None:
         """Take queries into the places of those that left, some together: all state moves at each start."""
-        if not len(self.rows) and (half := self.waiting.receive()):
-            self.state = half.state
-            self._take(half.columns)
+        if not len(self.rows) and (part := self.waiting.receive()):
+            self._become(part)
         free, few = self.size - len(self.rows), len(self.rows) // _TOGETHER
         if min(free, len(self.waiting)) <= few:
             return
@@ -83,13 +82,9 @@ class Pool:
         """Hand every other row to a pool that has none, where there are enough for two passes."""
         if len(self.rows) < 2 * SMALLEST_BATCH or not self.waiting.idle:
             return
-        assert self.state is not None
-        ours, theirs = (np.arange(first, len(self.rows), 2) for first in (0, 1))
-        columns = self._each()
-        half = keep(self.state, self._tensor(theirs))
-        self.waiting.hand(Half(half, [column[theirs] for column in columns]))
-        self.state = keep(self.state, self._tensor(ours))
-        self._take([column[ours] for column in columns])
+        ours, theirs = (self._part(np.arange(first, len(self.rows), 2)) for first in (0, 1))
+        self.waiting.hand(theirs)
+        self._become(ours)
 
     def _begin(self, at: int, some: list[Place]) -> None:
         """Start queries at one of the budgets."""
@@ -108,6 +103,15 @@ class Pool:
 
     def _take(self, columns: Sequence[np.ndarray]) -> None:
         self.rows, self.at, self.tried, self.own, self.aim, self.t, self.pace = columns
+
+    def _part(self, some: np.ndarray) -> Part:
+        """The rows at these places in the pool, (n,) int64."""
+        assert self.state is not None
+        return Part(keep(self.state, self._tensor(some)), [column[some] for column in self._each()])
+
+    def _become(self, part: Part) -> None:
+        self.state = part.state
+        self._take(part.columns)
 
     def _turn(self) -> None:
         """One pass: look, claim, follow the gradient, let finished rows go."""
@@ -201,9 +205,7 @@ class Pool:
             self.final.append(_Final(columns, x, origin))
         broken = done & ~spent
         self._move_on(self.rows[broken], self.at[broken])
-        stay = ~done
-        self.state = keep(self.state, self._tensor(np.flatnonzero(stay)))
-        self._take([column[stay] for column in self._each()])
+        self._become(self._part(np.flatnonzero(~done)))
 
     def _move_on(self, rows: np.ndarray, at: np.ndarray, back: Sequence[Place] = ()) -> None:
         """Send rows that are done at their budgets on to the next; `back` are to wait where they were."""

@@ -29,8 +29,8 @@ def places(*columns: np.ndarray) -> list[Place]:
 
 
 @dataclass
-class Half:
-    """Rows under way that one pool hands to another: their state and what else is kept of them, by column."""
+class Part:
+    """Some rows of a pool: their state and what else is kept of them, by column."""
 
     state: State
     columns: Sequence[np.ndarray]
@@ -46,7 +46,7 @@ class Waiting:
     def __init__(self, rows: np.ndarray, at: np.ndarray, own: np.ndarray) -> None:
         self._rows = deque(places(rows, at, np.zeros_like(rows), own))
         self._out, self._idle = 0, 0
-        self._handed: list[Half] = []
+        self._handed: list[Part] = []
         self._back = threading.Condition()
 
     def __len__(self) -> int:
@@ -71,13 +71,13 @@ class Waiting:
         """Whether a pool has no rows and none is on the way to it."""
         return self._idle > len(self._handed) + len(self._rows)
 
-    def hand(self, half: Half) -> None:
+    def hand(self, part: Part) -> None:
         """Rows under way, for whichever pool has none."""
         with self._back:
-            self._handed.append(half)
+            self._handed.append(part)
             self._back.notify_all()
 
-    def receive(self) -> Half | None:
+    def receive(self) -> Part | None:
         """Rows that another pool has handed over, None where none has."""
         with self._back:
             return self._handed.pop() if self._handed else None

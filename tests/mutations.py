@@ -192,14 +192,14 @@ MUTATIONS = (
     Mutation(
         "what a pass frees goes back to the system at once",
         "attacks/memory.py",
-        "        libc.mallopt(_MMAP_MAX, 0)\n",
+        "    _tell(_MMAP_MAX, 0)\n",
         "",
         "tests/test_memory.py",
     ),
     Mutation(
         "threads keep arenas of their own, which give back what is freed",
         "attacks/memory.py",
-        "        libc.mallopt(_ARENA_MAX, 1)\n",
+        "    _tell(_ARENA_MAX, 1)\n",
         "",
         "tests/test_memory.py",
     ),

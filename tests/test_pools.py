@@ -18,7 +18,7 @@ from attacks.errors import UserError
 from attacks.objectives import Margin, Transfer
 from attacks.padding import SMALLEST_BATCH
 from attacks.searches import State, begin
-from attacks.waiting import Half, Place, Waiting
+from attacks.waiting import Part, Place, Waiting
 from tests.test_engine import Script
 from tests.worlds import noisy_world
 
@@ -55,7 +55,7 @@ def test_rows_handed_to_another_pool_find_what_they_find_here(
     handed: list[int] = []
     plain = Waiting.hand
 
-    def hand(self: Waiting, half: Half) -> None:
+    def hand(self: Waiting, half: Part) -> None:
         handed.append(len(half.state.x))
         plain(self, half)
 
@@ -154,7 +154,7 @@ def test_a_pool_without_rows_is_handed_some() -> None:
     some.take(40)
     assert not some.idle and some.receive() is None
     x = torch.zeros(20, 1, 1, 2, 2)
-    half = Half(State(x, x[:, 0], torch.ones(20)), [np.arange(20)])
+    half = Part(State(x, x[:, 0], torch.ones(20)), [np.arange(20)])
     with ThreadPoolExecutor(1) as threads:
         idle = threads.submit(some.more, stop)
         while not some.idle:
