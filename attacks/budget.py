@@ -40,6 +40,19 @@ def wide(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
+def power(base: Tensor | float, exponent: Tensor | float, like: Tensor) -> Tensor:
+    """`base ** exponent`, one of them (rows,), as float32 on the device of `like`: (rows,).
+
+    Rounded from float64: in float32 the last bit depends on where in the batch a row stands, because a
+    CPU raises the last few by another routine than those that fill its registers.
+    """
+    one, other = (
+        wide(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for value in (base, exponent)
+    )
+    return torch.pow(one, other).to(like.device, torch.float32)
+
+
 @dataclass(frozen=True)
 class Window:
     """Where Square writes next: `first`, `second` (rows, 1, H, W), masks of two windows.
@@ -182,7 +195,7 @@ class Linf(Budget):
     def sample(noise: Tensor, pick: Tensor) -> Tensor:
         # The normal distribution function makes the numbers uniform; the ball is a cube, so no
         # radius has to be picked.
-        return torch.special.ndtr(noise) * 2 - 1
+        return torch.special.ndtr(noise).mul_(2).sub_(1)
 
     @staticmethod
     def pull(shift: Tensor) -> Tensor:
@@ -236,7 +249,7 @@ class L2(Budget):
     @staticmethod
     def sample(noise: Tensor, pick: Tensor) -> Tensor:
         dims = noise[0].numel()
-        return L2.ascent(noise) * spread(pick ** (1 / dims), noise)
+        return L2.ascent(noise) * spread(power(pick, 1 / dims, noise), noise)
 
     @staticmethod
     def pull(shift: Tensor) -> Tensor:

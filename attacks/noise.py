@@ -6,7 +6,7 @@ has another generator.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,18 +22,21 @@ def key(*parts: int | str) -> int:
 
 def normal(like: Tensor, seed: int, ids: Iterable[int], stream: int = 0) -> Tensor:
     """Standard normal numbers of the shape of `like` (rows, ...), row i keyed by ids[i]."""
-    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]
-    return torch.stack(draws).to(like.device)
+    return _drawn(Tensor.normal_, like, seed, ids, stream)
 
 
 def uniform(like: Tensor, seed: int, ids: Iterable[int], stream: int = 0) -> Tensor:
     """Numbers in [0, 1) of the shape of `like` (rows, ...), row i keyed by ids[i]."""
-    draws = [torch.rand(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]
-    return torch.stack(draws).to(like.device)
+    return _drawn(Tensor.uniform_, like, seed, ids, stream)
 
 
-def _generator(seed: int, row: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(key(seed, row, stream))
+def _drawn(fill: Callable[..., Tensor], like: Tensor, seed: int, ids: Iterable[int], stream: int) -> Tensor:
+    """A row for each id, filled in place by one generator seeded afresh: a new one each takes longer."""
+    keys = [key(seed, own, stream) for own in ids]
+    generator, rows = torch.Generator(), torch.empty(len(keys), *like.shape[1:])
+    for row, own in zip(rows.unbind(), keys, strict=True):
+        fill(row, generator=generator.manual_seed(own))
+    return rows.to(like.device)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -74,9 +74,7 @@ class Pool:
         free, few = self.size - len(self.rows), len(self.rows) // _TOGETHER
         if min(free, len(self.waiting)) <= few:
             return
-        new = sorted(self.waiting.take(free), key=attrgetter("at"))
-        for at, some in groupby(new, key=attrgetter("at")):
-            self._begin(at, list(some))
+        self._begin(sorted(self.waiting.take(free), key=attrgetter("at")))
 
     def _share(self) -> None:
         """Hand every other row to a pool that has none, where there are enough for two passes."""
@@ -86,16 +84,18 @@ class Pool:
         self.waiting.hand(theirs)
         self._become(ours)
 
-    def _begin(self, at: int, some: list[Place]) -> None:
-        """Start queries at one of the budgets."""
-        rows, each_at, tried, own = (np.array(column, np.int64) for column in zip(*some, strict=True))
-        x = self.of.load(rows)
-        ids = self.of.queries.ids[rows].tolist()
-        fresh = self.search.start(x, self.stage.budgets[at], ids, self.stage.seed)
-        self.state = fresh if self.state is None else join(self.state, fresh)
-        aim = self.stage.aims(rows, each_at, tried, own)
-        new = (rows, each_at, tried, own, aim, np.zeros_like(rows), np.ones_like(rows))
-        self._take([np.concatenate(pair) for pair in zip(self._each(), new, strict=True)])
+    def _begin(self, new: Sequence[Place]) -> None:
+        """Start queries, given in the order of their budgets."""
+        rows, at, tried, own = (np.array(column, np.int64) for column in zip(*new, strict=True))
+        x, ids = self.of.load(rows), self.of.queries.ids[rows].tolist()
+        states = [] if self.state is None else [self.state]
+        for first, end in pairwise([*np.flatnonzero(np.diff(at, prepend=-1)).tolist(), len(at)]):
+            budget = self.stage.budgets[at[first]]
+            states.append(self.search.start(x[first:end], budget, ids[first:end], self.stage.seed))
+        self.state = join(*states)
+        aim = self.stage.aims(rows, at, tried, own)
+        columns = (rows, at, tried, own, aim, np.zeros_like(rows), np.ones_like(rows))
+        self._take([np.concatenate(pair) for pair in zip(self._each(), columns, strict=True)])
 
     def _each(self) -> tuple[np.ndarray, ...]:
         """What is kept of every row in the pool, all (rows,) int64."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -173,9 +174,10 @@ def problem(image: Tensor, shape: tuple[int, ...]) -> str | None:
     """Say what is wrong with an image that should be `shape`, finite and in [0, 1], if anything."""
     if tuple(image.shape) != shape:
         return f"has shape {tuple(image.shape)} where the task's images have {shape}"
-    if not bool(torch.isfinite(image).all()):
+    # A value that is no number comes through as the smallest and the largest.
+    low, high = (float(value) for value in image.aminmax())
+    if not (isfinite(low) and isfinite(high)):
         return "holds values that are not finite"
-    low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         return (
             f"spans {low:.4g} to {high:.4g}, outside [0, 1]; hand images over before mean and "

@@ -93,8 +93,8 @@ MUTATIONS = (
     Mutation(
         "trap 6: unseeded randomness",
         "attacks/noise.py",
-        "return torch.Generator().manual_seed(key(seed, row, stream))",
-        "return torch.default_generator",
+        "fill(row, generator=generator.manual_seed(own))",
+        "fill(row)",
         LAWS,
     ),
     Mutation(
@@ -288,6 +288,14 @@ MUTATIONS = (
         ENGINE,
     ),
     Mutation(
+        "the last bit of a random start depends on its place in the batch",
+        "attacks/budget.py",
+        "    return torch.pow(one, other).to(like.device, torch.float32)\n",
+        "    return torch.pow(base, exponent)\n",
+        SEARCHES,
+        only="no_bit",
+    ),
+    Mutation(
         "the projection forgets the box",
         "attacks/budget.py",
         "return self._into_ball(x, origin, radii).clamp_(0, 1)",
@@ -297,9 +305,8 @@ MUTATIONS = (
     Mutation(
         "noise keyed by the place in the batch",
         "attacks/noise.py",
-        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]\n",
-        "    ids = range(len(like))\n"
-        "    draws = [torch.randn(like.shape[1:], generator=_generator(seed, i, stream)) for i in ids]\n",
+        "    keys = [key(seed, own, stream) for own in ids]\n",
+        "    keys = [key(seed, place, stream) for place, _ in enumerate(ids)]\n",
         LAWS,
     ),
     Mutation(
@@ -361,8 +368,8 @@ MUTATIONS = (
     Mutation(
         "in a shared pool every query begins at the largest budget",
         "attacks/pool.py",
-        "self.search.start(x, self.stage.budgets[at], ids, self.stage.seed)",
-        "self.search.start(x, self.stage.budget, ids, self.stage.seed)",
+        "            budget = self.stage.budgets[at[first]]\n",
+        "            budget = self.stage.budget\n",
         "tests/test_pools.py",
     ),
     Mutation(

@@ -1,7 +1,7 @@
 """Each search by itself: against closed forms, in mid-run changes of aim, and by hand."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from attacks.searches import (
     APGD,
     CW,
     DDN,
+    FGSM,
     FMN,
     NES,
     PGD,
@@ -154,6 +155,44 @@ def test_rows_are_strangers(search: Search, norm: str) -> None:
             pool = join(keep(pool, torch.tensor([1, 2])), keep(pool, torch.tensor([0])))
             pool = keep(pool, torch.tensor([2, 0, 1]))
     torch.testing.assert_close(pool.x[1:2], alone.x, atol=1e-6, rtol=1e-5)
+
+
+def only(look: Look, rows: slice) -> Look:
+    """What an evaluation found of some rows."""
+    values = (getattr(look, field.name) for field in fields(look))
+    return Look(*(value if value is None else value[rows] for value in values))
+
+
+@every_norm
+@pytest.mark.parametrize(
+    "search",
+    [APGD(), CW(), DDN(), FGSM(random_start=0.5), FMN(), Momentum(), NES(), Noise(), PGD(), Square()],
+    ids=lambda s: s.name,
+)
+def test_no_bit_of_a_row_depends_on_its_place(search: Search, norm: str) -> None:
+    """A CPU takes the last few numbers by another routine than those that fill its registers."""
+    budget = NORMS[norm]({"linf": "0.1", "l2": "0.6"}[norm])
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(420, 1, 3, 3, generator=generator)
+    pieces = [slice(first, first + 7) for first in range(0, len(x), 7)]
+    together = search.start(x, budget, list(range(len(x))), 5)
+    apart = [search.start(x[piece], budget, list(range(len(x)))[piece], 5) for piece in pieces]
+    clock = torch.randint(search.steps, (len(x),), generator=generator)
+    for turn in range(3):
+        whole = Look(
+            torch.randn(together.x.shape[:2], generator=generator),
+            torch.randn(together.x.shape, generator=generator) if search.needs_gradient else None,
+            clock * (turn > 0),
+            torch.rand(len(x), generator=generator) < 0.1,
+            budget.radii(x),
+        )
+        apart = [
+            search.step(one, budget, only(whole, piece)) for one, piece in zip(apart, pieces, strict=True)
+        ]
+        together = search.step(together, budget, whole)
+        joined = join(*apart)
+        for field in fields(together):
+            assert torch.equal(getattr(together, field.name), getattr(joined, field.name)), field.name
 
 
 def test_apgd_looks_back_where_the_paper_says() -> None:

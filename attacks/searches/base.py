@@ -52,10 +52,13 @@ def keep(state: S, rows: Tensor) -> S:
     return type(state)(**{f.name: getattr(state, f.name).index_select(0, rows) for f in fields(state)})
 
 
-def join(state: S, new: S) -> S:
-    """The rows of both, those of `state` first."""
-    return type(state)(
-        **{f.name: torch.cat([getattr(state, f.name), getattr(new, f.name)]) for f in fields(state)}
+def join(*states: S) -> S:
+    """The rows of all, those of the first one first."""
+    if len(states) == 1:
+        return states[0]
+    first = states[0]
+    return type(first)(
+        **{f.name: torch.cat([getattr(state, f.name) for state in states]) for f in fields(first)}
     )
 
 

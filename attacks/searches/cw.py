@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.budget import Budget, spread
+from attacks.budget import Budget, power, spread
 from attacks.searches.base import Look, Search, State, begin, far_from, per_pixel
 
 
@@ -120,6 +120,6 @@ def _adam(state: _CWState, gradient: Tensor, level: Tensor, turn: Tensor) -> Ten
     going = spread((turn > 0).float(), gradient)
     state.mean = going * 0.9 * state.mean + 0.1 * gradient
     state.square = going * 0.999 * state.square + 0.001 * level
-    mean = state.mean / spread(1 - 0.9 ** (turn + 1), gradient)
-    square = state.square / spread(1 - 0.999 ** (turn + 1), gradient)
+    mean = state.mean / spread(1 - power(0.9, turn + 1, gradient), gradient)
+    square = state.square / spread(1 - power(0.999, turn + 1, gradient), gradient)
     return mean / (square.sqrt() + 1e-12)

@@ -69,8 +69,9 @@ class PGD(Search):
     positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        state, low = begin(x, budget), torch.full((len(x),), -torch.inf, device=x.device)
-        return _PGDState(scatter(x, budget, ids, seed)[:, None], state.origin, state.radii, low, low.clone())
+        low = torch.full((len(x),), -torch.inf, device=x.device)
+        at = scatter(x, budget, ids, seed)[:, None]
+        return _PGDState(at, x.clone(), budget.radii(x), low, low.clone())
 
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _PGDState)
