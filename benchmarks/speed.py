@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.grid import ALL_KS
 from benchmarks.overhead import LIMIT
-from benchmarks.protocol import median
+from benchmarks.protocol import ROUNDS, median
 from leaderboard.table import markdown_table
 
 KEPT = Path(__file__).parent / "kept" / "speed"
@@ -44,7 +44,7 @@ def _overhead(story: Story) -> Iterator[str]:
     yield (
         "Time of the attack over that of a bare loop of forward and backward passes over the same batches, "
         f"in as many threads, taken in turns; the median counts, by the clock at most {LIMIT:.2f} is wanted. "
-        "Full: over as many images in full batches."
+        f"Full: over as many images in full batches, {ROUNDS} rounds."
     )
     heads = ("Threads", "By the clock", "Rounds", "Processor", "Full", "Backward passes")
     yield markdown_table(
