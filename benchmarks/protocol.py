@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 ROUNDS = 3
@@ -36,6 +38,7 @@ def facts(**more: Any) -> dict[str, Any]:
         **{name: version(name) for name in _LIBRARIES},
         "machine": platform.machine(),
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         # Above the number of contestants' threads: others used the machine as well.
         "load_average": os.getloadavg()[0],

@@ -40,7 +40,9 @@ def page(folder: Path = KEPT) -> str:
 
 
 def _overhead(story: Story) -> Iterator[str]:
-    yield "## What the engine adds to the model's own passes"
+    worlds = {line["world"] for line in story["lines"]}
+    where = f": {worlds.pop()}" if len(worlds) == 1 else ""
+    yield f"## What the engine adds to the model's own passes{where}"
     yield (
         "Time of the attack over that of a bare loop of forward and backward passes over the same batches, "
         f"in as many threads, taken in turns; the median counts, by the clock at most {LIMIT:.2f} is wanted. "
@@ -124,7 +126,8 @@ def _facts(facts: Story) -> str:
     """What it was measured on, in a line."""
     told = [f"{name} {_told(facts[name])}" for name in ("threads", "rounds", "queries") if name in facts]
     versions = [f"{name} {facts[name]}" for name in ("torch", "foolbox", "faiss-cpu") if name in facts]
-    where = f"{facts['processor']}, {facts['cores']} cores, load {facts['load_average']:.1f}"
+    kind = f" ({facts['instructions']})" if "instructions" in facts else ""
+    where = f"{facts['processor']}{kind}, {facts['cores']} cores, load {facts['load_average']:.1f}"
     return f"_{'; '.join([*told, *versions, where])}_"
 
 

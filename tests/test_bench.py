@@ -164,6 +164,10 @@ def test_the_page_of_speed_says_what_was_stored_and_marks_what_fails(tmp_path):
     laps = [{"seconds": 3.0}, {"seconds": 4.0}, {"seconds": 90.0}]
     stories = {
         "overhead": {"facts": facts | {"queries": {"small": 1000}}, "lines": lines},
+        "overhead-2": {
+            "facts": facts | {"instructions": "beads"},
+            "lines": [*lines, lines[0] | {"world": "large"}],
+        },
         "grid-small-2": {
             "facts": facts | {"world": "small world", "budgets": ["0.1"], "threads": 2},
             "contestants": contestants,
@@ -185,6 +189,8 @@ def test_the_page_of_speed_says_what_was_stored_and_marks_what_fails(tmp_path):
     assert "fmn is 9.87 times as fast as pgd (at least 8.0 wanted: holds)" in page
     assert "1.50 times as fast as pgd (at least 8.0 wanted: **fails**)" in page and "2.25 times" in page
     assert "| faiss | 4.0 | 2.50 | 1.12 |" in page and "60,502 items" in page
+    title = "## What the engine adds to the model's own passes"
+    assert f"{title}: small\n" in page and f"{title}\n" in page and "abacus (beads), 2 cores" in page
     assert "0 of the queries differ" in page and "queries 1,000 (small)" in page
 
 
