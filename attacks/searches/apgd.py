@@ -49,11 +49,11 @@ class APGD(Search):
     shares = ("rho", "momentum")
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        plain = begin(x, budget)
         at = scatter(x, budget, ids, seed)
+        plain = begin(x, budget, at)
         low, none = torch.full_like(plain.radii, -torch.inf), torch.zeros_like(plain.radii)
         return _APGDState(
-            at[:, None], plain.origin, plain.radii, at.clone(), at.clone(), torch.zeros_like(x),
+            plain.x, plain.origin, plain.radii, at.clone(), at.clone(), torch.zeros_like(x),
             low, 2 * plain.radii, low.clone(), none, none.bool(), low.clone(),
         )  # fmt: skip
 

@@ -141,9 +141,10 @@ class Search(ABC):
         """Move on from an evaluation of `state.x`; the engine has kept what it found."""
 
 
-def begin(x: Tensor, budget: Budget) -> State:
-    """The plain state: one probe at the clean image."""
-    return State(x[:, None].clone(), x.clone(), budget.radii(x))
+def begin(x: Tensor, budget: Budget, at: Tensor | None = None) -> State:
+    """The plain state: one probe, at the clean image or `at` (rows, C, H, W), which the state then owns."""
+    first = x.clone() if at is None else at
+    return State(first[:, None], x.clone(), budget.radii(x))
 
 
 def far_from(goal: Tensor, norm: Tensor, progress: Tensor, patience: float | Tensor) -> Tensor:

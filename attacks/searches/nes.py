@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attacks import noise
 from attacks.budget import Budget, spread
-from attacks.searches.base import Keyed, Look, Search, State, draw, keys, per_pixel, scatter
+from attacks.searches.base import Keyed, Look, Search, State, begin, draw, keys, per_pixel, scatter
 
 
 @dataclass
@@ -46,7 +46,8 @@ class NES(Search):
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         at = scatter(x, budget, ids, seed)
-        fresh = (x[:, None].clone(), x.clone(), budget.radii(x), *keys(x, ids, seed))
+        plain = begin(x, budget)
+        fresh = (plain.x, plain.origin, plain.radii, *keys(x, ids, seed))
         return self._probe(_NESState(*fresh, at, torch.zeros_like(x)), budget)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:

@@ -69,9 +69,9 @@ class PGD(Search):
     positive = ("stride",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        low = torch.full((len(x),), -torch.inf, device=x.device)
-        at = scatter(x, budget, ids, seed)[:, None]
-        return _PGDState(at, x.clone(), budget.radii(x), low, low.clone())
+        plain = begin(x, budget, scatter(x, budget, ids, seed))
+        low = torch.full_like(plain.radii, -torch.inf)
+        return _PGDState(plain.x, plain.origin, plain.radii, low, low.clone())
 
     def settled(self, state: State, t: Tensor, pace: Tensor, goal: Tensor) -> Tensor:
         assert isinstance(state, _PGDState)

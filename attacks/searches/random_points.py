@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attacks import noise
 from attacks.budget import Budget
-from attacks.searches.base import Keyed, Look, Search, State, draw, keys, place, scatter
+from attacks.searches.base import Keyed, Look, Search, State, begin, draw, keys, place, scatter
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Noise(Search):
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
         own, seeds, turn = keys(x, ids, seed)
         # `scatter` takes draws 0 and 1.
-        at = scatter(x, budget, ids, seed)[:, None]
-        return Keyed(at, x.clone(), budget.radii(x), own, seeds, turn + 1)
+        plain = begin(x, budget, scatter(x, budget, ids, seed))
+        return Keyed(plain.x, plain.origin, plain.radii, own, seeds, turn + 1)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:
         assert isinstance(state, Keyed)

@@ -42,12 +42,12 @@ class Square(Search):
     shares = ("p",)
 
     def start(self, x: Tensor, budget: Budget, ids: list[int], seed: int) -> State:
-        plain = begin(x, budget)
         signs = torch.where(noise.uniform(x[:, :, 0], seed, ids) < 0.5, -1.0, 1.0)
         stripes = budget.ascent(signs[:, :, None].expand_as(x))
-        at = budget.project(x + stripes * budget.eps, x, plain.radii)
+        at = budget.project(x + stripes * budget.eps, x, budget.radii(x))
+        plain = begin(x, budget, at)
         low = torch.full_like(plain.radii, -torch.inf)
-        return _SquareState(at[:, None], plain.origin, plain.radii, *keys(x, ids, seed), at.clone(), low)
+        return _SquareState(plain.x, plain.origin, plain.radii, *keys(x, ids, seed), at.clone(), low)
 
     def step(self, state: State, budget: Budget, look: Look) -> State:
         assert isinstance(state, _SquareState)
